@@ -1,0 +1,90 @@
+"""Notebooks as pytest items: each notebook that `nbdev_test` would run is one test.
+
+- `pytest`            the cells as they are, with a count
+- `pytest --package`  the same cells with every exported cell replaced by an import from the installed package, so
+                      that a function leaning on an unexported cell fails here and not at a user's
+- `pytest --save`     write the outputs of notebooks that passed back into them (then run `nbdev_clean`)
+- `--flags slow`      run cells marked `#| slow` too
+"""
+import os, re, sys
+from pathlib import Path
+import pytest
+
+os.environ.setdefault('TQDM_DISABLE', '1')
+root = Path(__file__).parent
+
+
+def pytest_addoption(parser):
+    parser.addoption('--package', action='store_true', help='test the exported package instead of the exported cells')
+    parser.addoption('--save', action='store_true', help='write outputs back into notebooks that pass')
+    parser.addoption('--flags', default='', help='nbdev test flags to run, such as "slow"')
+
+
+def pytest_collect_file(file_path, parent):
+    if file_path.suffix == '.ipynb' and file_path.parent == root/'nbs' and not file_path.name.startswith(('_', '.')):
+        return NotebookFile.from_parent(parent, path=file_path)
+
+
+class NotebookFile(pytest.File):
+    def collect(self):
+        yield NotebookItem.from_parent(self, name=self.path.stem)
+
+
+class NotebookItem(pytest.Item):
+    def runtest(self):
+        from execnb.nbio import read_nb, write_nb
+        from execnb.shell import CaptureShell
+        from nbdev.config import get_config
+        from nbdev.test import test_nb
+        notebook = read_nb(self.path)
+        option = self.config.option
+        skip = get_config().tst_flags.split()
+        if not (option.package or option.save):
+            passed, _ = test_nb(self.path, skip_flags=skip, force_flags=option.flags.split(), basepath=root)
+            if not passed: raise NotebookError(f'{self.name}: the traceback is in the captured stderr')
+            return
+        flags = set(skip) - set(option.flags.split())
+        if option.package: as_package(notebook)
+        os.environ['IN_TEST'] = '1'
+        if str(root) not in sys.path: sys.path.insert(0, str(root))
+        shell, where = CaptureShell(self.path), os.getcwd()
+        os.chdir(self.path.parent)
+        try: shell.run_all(notebook, exc_stop=True, preproc=lambda cell: skipped(cell, flags))
+        except Exception: raise NotebookError(shell.prettytb(fname=self.path)) from None
+        finally: os.chdir(where)
+        if option.save: write_nb(notebook, self.path)
+
+    def repr_failure(self, excinfo, style=None):
+        return str(excinfo.value) if isinstance(excinfo.value, NotebookError) else super().repr_failure(excinfo, style)
+
+    def reportinfo(self): return self.path, 0, f'notebook {self.name}'
+
+
+class NotebookError(Exception):
+    "A cell of a notebook failed."
+
+
+def directives(source):
+    "The `#|` directives of a cell, name to rest of the line."
+    found = re.findall(r'^\s*#\|\s*([\w-]+):?\s*(.*?)\s*$', source, re.M)
+    return dict(found)
+
+
+def skipped(cell, flags):
+    "Whether `nbdev_test` would skip this cell."
+    if cell.cell_type != 'code': return True
+    found = directives(cell.source)
+    return 'nbdev_export(' in cell.source or found.get('eval', '').lower() == 'false' or bool(flags & found.keys())
+
+
+def as_package(notebook):
+    "Replace the first exported cell by an import of everything the module exports, and empty the others."
+    code = [c for c in notebook.cells if c.cell_type == 'code']
+    module = next((d['default_exp'] for c in code if 'default_exp' in (d := directives(c.source))), None)
+    if module is None: return
+    exported = [c for c in code if directives(c.source).keys() & {'export', 'exports', 'exporti'}]
+    name = f'sphere_mnist.{module}'
+    for cell in exported: cell.source = ''
+    if exported:
+        exported[0].source = (f'import importlib\n_module = importlib.import_module({name!r})\n'
+                              'globals().update({k: v for k, v in vars(_module).items() if not k.startswith("__")})')

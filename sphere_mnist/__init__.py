@@ -1,0 +1,16 @@
+"""Find the classes in images with almost no labels."""
+__version__ = "0.1.0"
+# Names load on first use: importing the package costs nothing until something of it is asked for.
+_home = dict(load_images='data', Images='data', InputError='data', Spherical='spherical', train='training',
+             evaluate='evaluation')
+__all__ = [*_home]
+
+
+def __getattr__(name):
+    if name not in _home: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from importlib import import_module
+    value = globals()[name] = getattr(import_module(f'.{_home[name]}', __name__), name)
+    return value
+
+
+def __dir__(): return sorted([*globals(), *__all__])
