@@ -105,14 +105,15 @@ class Warp:
         "Warp every image by a draw of its own."
         return images if self == Warp() else warp_images(images, self.draw(len(images), generator))
 
-# %% ../nbs/02_augment.ipynb #3856a197
+# %% ../nbs/02_augment.ipynb #81ef5fcd
 _published = dict(degrees=(-10, 10), shift_y=(-.1, .1), scale=(.9, 1.1), shear_x=(-10, 5))
 
 WARPS = dict(
     none=Warp(),
     published=Warp(**_published, flip=.5),
     published_no_flip=Warp(**_published),
-    digits=Warp(degrees=(-12, 12), shift_x=(-.08, .08), shift_y=(-.08, .08), scale=(.88, 1.12), shear_x=(-8, 8)),
+    digits=Warp(degrees=(-12, 12), shift_x=(-.08, .08), shift_y=(-.08, .08), scale=(.88, 1.12)),
+    digits_wide=Warp(degrees=(-18, 18), shift_x=(-.1, .1), shift_y=(-.1, .1), scale=(.85, 1.15)),
 )
 
 # %% ../nbs/02_augment.ipynb #18f93346
@@ -127,5 +128,5 @@ def make_warp(
         if name not in known:
             nearest = get_close_matches(str(name), known, n=1, cutoff=0)[0]
             raise InputError(f'unknown {"warp" if named else "range of a warp"} {name!r}: did you mean {nearest!r}? '
-                             f'There are {", ".join(known)}')
+                             f'Known are {", ".join(known)}')
     return WARPS[warp] if named else Warp(**warp)

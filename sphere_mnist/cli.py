@@ -7,7 +7,7 @@ __all__ = ['SYSTEMS', 'APART', 'system_class', 'cluster_parser', 'parser', 'chos
            'resumed', 'load_split', 'cluster', 'start_folder', 'seconds_alive', 'finish', 'table', 'provenance',
            'append_row', 'run_figures', 'load_run', 'evaluate', 'predict', 'main', 'stop']
 
-# %% ../nbs/51_cli.ipynb #aead055c
+# %% ../nbs/51_cli.ipynb #19184cb2
 import csv, errno, json, os, platform, shutil, signal, subprocess, sys, time, warnings
 from importlib import import_module
 from pathlib import Path
@@ -15,10 +15,10 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from . import __version__
-from .data import Images, InputError, exemplar_indices, load_exemplars, load_images, load_pictures
-from .evaluation import assign_all
+from .data import Images, InputError, exemplar_indices, load_exemplars, load_images, load_pictures, to_float
+from .evaluation import assign_all, confusion, embed_all
 from .evaluation import evaluate as evaluate_system
-from .training import NonFiniteLoss, System, choose, preset_stages, train, write_whole
+from .training import NonFiniteLoss, System, choose, counted, preset_stages, train, write_whole
 
 # %% ../nbs/51_cli.ipynb #18a461c7
 SYSTEMS = dict(spherical='sphere_mnist.spherical.Spherical') # loaded when asked for
@@ -95,7 +95,7 @@ def chosen_exemplars(
     if isinstance(draw, str): choose(draw, ('published', 'none'), 'draw')
     if images.labels is None: raise InputError(f'{args.data} has no labels to draw exemplars from: use --draw none, or '
                                                '--exemplars NAME=PICTURE ...')
-    indices = exemplar_indices(images.labels, draw)
+    indices = exemplar_indices(images.labels, draw, images.n_classes)
     return images[indices], indices.tolist()
 
 # %% ../nbs/51_cli.ipynb #49a93a2b
@@ -244,7 +244,25 @@ def run_figures(
     n:int=1000, # images in the t-SNE
 ):
     "Write `figures/*.png` of a run."
-    pass
+    from sphere_mnist import figures as draw
+    some = images[torch.randperm(len(images), generator=counted(0))[:n]] if len(images) > n else images
+    probabilities, codes = assign_all(system, images), embed_all(system, some)
+    names, rows = system.names(), [json.loads(l) for l in (folder/'metrics.jsonl').read_text().splitlines()]
+    made = dict(curves=lambda: draw.curves_figure([{k: v for k, v in r.items() if k != 'centers'} for r in rows]))
+    if len(some) >= 4: made['tsne'] = lambda: draw.tsne_figure(codes, some.pixels, some.labels, images.classes)
+    if 'centers' in rows[-1]:
+        last = [r['centers'] for r in rows if len(r['centers']) == len(rows[-1]['centers'])]
+        made['centers'] = lambda: draw.drift_figure(torch.tensor(last), names, system.classes)
+    if not images.is_features:
+        made['clusters'] = lambda: draw.gallery_figure(images.pixels, probabilities, embed_all(system, images), names=names, classes=system.classes)
+        if any('reconstruction' in r['terms'] for r in rows):
+            made['reconstructions'] = lambda: draw.reconstruction_figure(some.pixels[:10], system.cpu().reconstruct(to_float(some.pixels[:10])).detach())
+    if images.labels is not None and names is not None:
+        made['confusion'] = lambda: draw.confusion_figure(confusion(probabilities.argmax(1), images.labels, names, images.n_classes), images.classes)
+    (folder/'figures').mkdir(exist_ok=True)
+    for name, figure in made.items():
+        png = draw.png(figure())
+        write_whole(folder/'figures'/f'{name}.png', lambda f: f.write_bytes(png))
 
 # %% ../nbs/51_cli.ipynb #1361a0ca
 def load_run(

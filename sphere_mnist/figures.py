@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'cluster_colors', 'png', 'tsne', 'neighbour_agreement', 'tsne_figure', 'montage', 'gallery_members',
-           'gallery_figure', 'confusion_figure', 'reconstruction_figure', 'curves_figure', 'drift_figure']
+           'gallery_figure', 'confusion_figure', 'reconstruction_figure', 'curves_figure', 'principal_plane',
+           'drift_figure']
 
 # %% ../nbs/08_figures.ipynb #339f7169
 import textwrap
@@ -42,17 +43,25 @@ def _class_names(classes, n):
     "`n` names: those given, then numbers."
     return [str(classes[i]) if i < len(classes) else str(i) for i in range(n)]
 
+def _cluster_names(names, classes, n_clusters):
+    "The class name of each cluster, or its number where it has none."
+    names = np.full(n_clusters, -1) if names is None else _array(names)
+    classes = _class_names(classes, max(len(classes), names.max() + 1))
+    return [classes[c] if c >= 0 else f'cluster {k}' for k, c in enumerate(names)]
+
 # %% ../nbs/08_figures.ipynb #7658afb3
 def png(
     figure, # a matplotlib Figure
     colors:int=256, # colours in the file, 2 to 256
 )->bytes: # a PNG file
     "The figure as a small PNG."
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
-    drawn, small = BytesIO(), BytesIO()
-    figure.savefig(drawn, format='png')
-    Image.open(drawn).convert('RGB').quantize(colors, dither=Image.Dither.NONE).save(small, 'png', optimize=True)
-    return small.getvalue()
+    canvas, file = FigureCanvasAgg(figure), BytesIO()
+    canvas.draw()
+    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    drawn.quantize(colors, dither=Image.Dither.NONE).save(file, 'png', optimize=True)
+    return file.getvalue()
 
 # %% ../nbs/08_figures.ipynb #8b42be24
 def tsne(
@@ -204,8 +213,7 @@ def gallery_figure(
     if len(images) != len(probabilities):
         raise InputError(f'{len(images)} images stand beside {len(probabilities)} rows of probabilities; give the same images for both')
     K, sizes = probabilities.shape[1], np.bincount(probabilities.argmax(1), minlength=probabilities.shape[1])
-    names = np.full(K, -1) if names is None else _array(names)
-    classes = _class_names(classes, max(len(classes), names.max() + 1))
+    rows = [f'{name} ({size})' for name, size in zip(_cluster_names(names, classes, K), sizes)]
     chosen = gallery_members(probabilities, embeddings, centers, n)
     white = np.full_like(images[:1], 255 if images.dtype == np.uint8 else 1)
     with_white = np.concatenate([images, white])  # position -1 is the blank
@@ -219,11 +227,18 @@ def gallery_figure(
         ax.set(xticks=[], yticks=[], xlabel=what)
         ax.spines[:].set_visible(False)
         if i == 0:
-            labels = [f'{classes[c] if c >= 0 else f"cluster {k}"} ({s})' for k, (c, s) in enumerate(zip(names, sizes))]
-            ax.set_yticks(np.arange(K) * (h + 1) + h / 2, labels, fontsize='small')
+            ax.set_yticks(np.arange(K) * (h + 1) + h / 2, rows, fontsize='small')
             ax.tick_params(length=0)
             ax.set_ylabel('cluster (images)')
     return figure
+
+# %% ../nbs/08_figures.ipynb #69c9d11c
+def _verdict(counts, rows, columns):
+    "The accuracy and the most frequent error, in words."
+    errors = counts * (1 - np.eye(*counts.shape, dtype=int))
+    i, j = np.unravel_index(errors.argmax(), errors.shape)
+    worst = f'; most frequent error: {rows[i]} as {columns[j]} ({errors[i, j]} of {counts[i].sum()})' if errors.any() else ''
+    return f'Accuracy {np.trace(counts) / counts.sum():.3f}' + worst
 
 # %% ../nbs/08_figures.ipynb #7d89cd38
 def confusion_figure(
@@ -241,11 +256,7 @@ def confusion_figure(
     rows = _class_names(classes, C)
     columns = [*rows, 'no name'][:counts.shape[1]]
     if len(columns) > C and not counts[:, C].any(): counts, columns = counts[:, :C], columns[:C]
-    if title is None:
-        errors = counts * (1 - np.eye(*counts.shape, dtype=int))
-        i, j = np.unravel_index(errors.argmax(), errors.shape)
-        title = f'Accuracy {np.trace(counts[:, :C]) / counts.sum():.3f}'
-        if errors.any(): title += f'; most frequent error: {rows[i]} as {columns[j]} ({errors[i, j]} of {counts[i].sum()})'
+    if title is None: title = _verdict(counts, rows, columns)
     figure = _figure(2.2 + .42 * len(columns), 1.4 + .42 * C, title) if C <= 20 else _figure(9, 8, title)
     ax = figure.add_subplot()
     text = np.where(counts > 0, counts.astype(str), '') if C <= 20 else False
@@ -296,6 +307,17 @@ def _columns(rows):
         return {k: np.array([f[part][k] if number(f[part].get(k)) else np.nan for f in flat]) for k in keys}
     return gathered(0), gathered(1)
 
+# %% ../nbs/08_figures.ipynb #b1c01af6
+def _panels(rows):
+    "Epochs, first epochs of later stages, and y label -> curves of each panel."
+    losses, others = _columns(rows)
+    epochs = others.get('epoch', np.arange(1, len(rows) + 1))
+    if (np.diff(epochs) <= 0).any(): epochs = np.arange(1, len(rows) + 1)  # stages that each count from one
+    starts = epochs[1:][np.diff(others.get('stage', np.zeros(len(rows)))) != 0]
+    panels = {'loss and its terms': losses, 'score (fraction)': {k: v for k, v in others.items() if k in _SCORES}}
+    panels |= {_UNITS.get(k, k): {k: v} for k, v in others.items() if k not in (*_SCORES, 'epoch', 'stage', 'step', 'seconds', 'n')}
+    return epochs, starts, {ylabel: curves for ylabel, curves in panels.items() if curves}
+
 # %% ../nbs/08_figures.ipynb #c465777a
 def curves_figure(
     rows, # dicts as read from metrics.jsonl: epoch, stage, loss, terms (name -> number), scores, separation, ...
@@ -306,21 +328,15 @@ def curves_figure(
     from matplotlib.ticker import MaxNLocator
     rows = list(rows)
     if not rows: raise InputError('there are no epochs to draw (0 rows of metrics); train for at least one')
-    losses, others = _columns(rows)
-    epochs = others.get('epoch', np.arange(1, len(rows) + 1))
-    if (np.diff(epochs) <= 0).any(): epochs = np.arange(1, len(rows) + 1)  # stages that each count from one
-    starts = epochs[1:][np.diff(others.get('stage', np.zeros(len(rows)))) != 0]
-    panels = {'loss and its terms': losses, 'score (fraction)': {k: v for k, v in others.items() if k in _SCORES}}
-    panels |= {_UNITS.get(k, k): {k: v} for k, v in others.items() if k not in (*_SCORES, 'epoch', 'stage', 'step', 'seconds', 'n')}
-    panels = {ylabel: curves for ylabel, curves in panels.items() if curves}
+    epochs, starts, panels = _panels(rows)
+    losses = panels.get('loss and its terms', {})
     if title is None and 'loss' in losses:
         first, last = losses['loss'][[0, -1]]
         title = f'Loss {first:.3g} after epoch {epochs[0]:.0f}' + (f', {last:.3g} after epoch {epochs[-1]:.0f}' if len(rows) > 1 else '')
     figure = _figure(max(4.5, 3.6 * len(panels)), 3.2, title)
     for ax, (ylabel, curves) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items()):
-        for (name, values), color in zip(curves.items(), cluster_colors(len(curves))):
-            main = name == 'loss'
-            sns.lineplot(x=epochs, y=values, label=name, color='black' if main else color, linewidth=2 if main else 1.4, ax=ax,
+        for (name, values), color in zip(curves.items(), (['black'] if curves is losses else []) + cluster_colors(len(curves))):
+            sns.lineplot(x=epochs, y=values, label=name, color=color, linewidth=2 if color == 'black' else 1.4, ax=ax,
                          marker='o' if len(rows) <= 20 else None, markersize=4, errorbar=None, legend=False)
         for start in starts: ax.axvline(start - .5, color='grey', linestyle='--', linewidth=.8)
         finite = np.concatenate([v[np.isfinite(v)] for v in curves.values()])
@@ -331,6 +347,16 @@ def curves_figure(
         if len(curves) > 1: ax.legend(frameon=False, fontsize='small')
         sns.despine(ax=ax)
     return figure
+
+# %% ../nbs/08_figures.ipynb #ff02d33a
+def principal_plane(
+    points:np.ndarray, # (N, D)
+)->tuple: # (N, 2) coordinates and (2,) shares of the variance; zeros where there is no second direction
+    "Points on their two principal components."
+    points = points - points.mean(0)
+    left, size, _ = np.linalg.svd(points, full_matrices=False)
+    plane = np.pad(left * size, ((0, 0), (0, 2)))[:, :2]
+    return plane, (plane ** 2).sum(0) / max((size ** 2).sum(), 1e-12)
 
 # %% ../nbs/08_figures.ipynb #97477a5e
 def drift_figure(
@@ -346,12 +372,9 @@ def drift_figure(
     if centers.ndim != 3 or not centers.size or not np.isfinite(centers).all():
         raise InputError(f'centres have shape (epochs, K, D) and finite values; these have shape {centers.shape}')
     E, K, D = centers.shape
-    points = centers.reshape(E * K, D) - centers.mean((0, 1))
-    _, spread, directions = np.linalg.svd(np.pad(points, ((0, 0), (0, max(0, 2 - D)))), full_matrices=False)
-    shares = np.pad(spread, (0, 2))[:2] ** 2 / max((spread ** 2).sum(), 1e-12)
-    plane = (np.pad(points, ((0, 0), (0, max(0, 2 - D)))) @ np.pad(directions, ((0, 2), (0, 0)))[:2].T).reshape(E, K, 2)
-    names = np.full(K, -1) if names is None else _array(names)
-    classes = _class_names(classes, max(len(classes), names.max() + 1))
+    plane, shares = principal_plane(centers.reshape(E * K, D))
+    plane = plane.reshape(E, K, 2)
+    names = _cluster_names(names, classes, K)
     if title is None and K > 1:
         nearest = [np.linalg.norm(c[:, None] - c, axis=-1)[np.triu_indices(K, 1)].min() for c in centers[[0, -1]]]
         title = f'Smallest distance between centres: {nearest[0]:.2f} at first, {nearest[1]:.2f} at last'
@@ -361,7 +384,7 @@ def drift_figure(
         ax.plot(*plane[:, k].T, '-', color=color, linewidth=1.2)
         ax.plot(*plane[0, k], 'o', color=color, markerfacecolor='white', markersize=5)
         ax.plot(*plane[-1, k], 'o', color=color, markersize=7)
-        ax.annotate(classes[names[k]] if names[k] >= 0 else str(k), plane[-1, k], xytext=(5, 5), textcoords='offset points', weight='bold',
+        ax.annotate(names[k], plane[-1, k], xytext=(5, 5), textcoords='offset points', weight='bold',
                     path_effects=[withStroke(linewidth=3, foreground='white')])
     ax.set(xlabel=f'first principal component ({shares[0]:.0%} of the variance)',
            ylabel=f'second principal component ({shares[1]:.0%})')

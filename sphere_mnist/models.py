@@ -46,11 +46,10 @@ def conv_block(
     c_out:int, # channels out
     size:int=3, # side of the kernel, odd
     stride:int=1, # step of the kernel
-    pool:bool=False, # halve the map at the end?
 )->list: # of layers
-    "A convolution without bias, batch norm, ReLU and, where asked for, a 2x2 max-pool."
+    "A convolution without bias, batch norm and ReLU."
     convolution = nn.Conv2d(c_in, c_out, size, stride, padding=size//2, bias=False)
-    return [convolution, nn.BatchNorm2d(c_out), nn.ReLU(), *[nn.MaxPool2d(2)]*pool]
+    return [convolution, nn.BatchNorm2d(c_out), nn.ReLU()]
 
 # %% ../nbs/03_models.ipynb #67b1f782
 def check_shape(

@@ -102,6 +102,9 @@ class System(nn.Module, PyTorchModelHubMixin):
         "What the exemplars call each cluster, or None without exemplars."
         return None
 
+    def finish(self):
+        "Let go of what only training needs, after the last stage."
+
     def monitor(self)->dict:
         "What an epoch's row of `metrics.jsonl` says besides the terms; JSON values."
         return {}
@@ -172,7 +175,7 @@ def load_tensors(
             module.get_submodule(owner).register_buffer(leaf, torch.empty_like(values[name], device=buffer.device))
     module.load_state_dict(values)
 
-# %% ../nbs/06_train.ipynb #67f77d45
+# %% ../nbs/06_train.ipynb #09c16199
 @dataclass
 class Stage:
     "A part of a run: a system, the weights of its terms, and for how long."
@@ -183,6 +186,7 @@ class Stage:
     batch_size: int = 128
     settings: dict = field(default_factory=dict) # attributes of the system from this stage on
     prepare: str = '' # method of the system called once before the stage: prepare(images, generator)
+    betas: tuple = (.9, .999) # of Adam
 
     def __post_init__(self):
         if not self.weights: raise InputError('A stage without weights trains nothing: name at least one term.')
@@ -233,8 +237,14 @@ def preset_stages(
         torch.manual_seed(seed)
         made = system(images.shape, n_clusters=K, classes=(exemplars or images).classes, **{**chosen['system'], **options})
         made.start(images, exemplars, counted(seed))
-    stages = [{**s, 'weights': {k: (weights or {}).get(k, w) for k, w in s['weights'].items()}} for s in chosen['stages']]
+    stages = [dict(s) for s in chosen['stages']]
     used = {k for s in stages for k in s['weights']}
+    for s in stages:
+        # Few images get smaller batches and more epochs, so that a stage has the steps that it needs.
+        s['batch_size'] = max(2, min(s['batch_size'], len(images)//16))
+        s['epochs'] = max(s['epochs'], math.ceil(s.pop('steps', 0)/math.ceil(len(images)/s['batch_size'])))
+        s['settings'] = {k: v for k, v in s.get('settings', {}).items() if k not in options}
+        s['weights'] = {k: (weights or {}).get(k, w) for k, w in s['weights'].items()}
     stages[-1]['weights'] |= {k: w for k, w in (weights or {}).items() if k not in used}
     if epochs is not None:
         for s, n in zip(stages, share_epochs([s['epochs'] for s in stages], epochs)): s['epochs'] = n
@@ -379,6 +389,7 @@ def train(
         with progress_bar(stages, len(images), run.state['step'], progress and accelerator.is_main_process) as bar:
             for number in range(run.state['stage'], len(stages)):
                 train_stage(stages[number], number, images, run, seed, accelerator, bar)
+        for system in systems: system.finish()
         if run.folder is not None and accelerator.is_main_process: stages[-1].system._save_pretrained(run.folder)
         run.save(None, finished=True)
     return stages[-1].system.to(place).eval()
@@ -415,7 +426,7 @@ def train_stage(
         system.eval()
         with torch.no_grad(): getattr(system, stage.prepare)(images, counted(seed, number))
     optimiser = torch.optim.Adam([p for p in system.parameters() if p.requires_grad], lr=scheduled(stage.lr, 0.),
-                                 fused=images.pixels.device.type in ('cpu', 'cuda'))
+                                 betas=tuple(stage.betas), fused=images.pixels.device.type in ('cpu', 'cuda'))
     if run.optimiser: optimiser.load_state_dict(run.optimiser); run.optimiser = None
     model = accelerator.prepare_model(system) if accelerator.num_processes > 1 else system
     for epoch in range(run.state['epoch'], stage.epochs):
