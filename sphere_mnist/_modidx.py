@@ -91,7 +91,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                        'sphere_mnist.discover.fill_empty': ('discover.html#fill_empty', 'sphere_mnist/discover.py'),
                                        'sphere_mnist.discover.modularity': ('discover.html#modularity', 'sphere_mnist/discover.py'),
                                        'sphere_mnist.discover.most_central': ('discover.html#most_central', 'sphere_mnist/discover.py'),
-                                       'sphere_mnist.discover.nearest': ('discover.html#nearest', 'sphere_mnist/discover.py'),
                                        'sphere_mnist.discover.neighbour_graph': ( 'discover.html#neighbour_graph',
                                                                                   'sphere_mnist/discover.py'),
                                        'sphere_mnist.discover.neighbour_weights': ( 'discover.html#neighbour_weights',
