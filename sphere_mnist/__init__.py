@@ -1,8 +1,8 @@
 """Find the classes in images with almost no labels."""
 __version__ = "0.1.0"
 # Names load on first use: importing the package costs nothing until something of it is asked for.
-_home = dict(load_images='data', Images='data', InputError='data', Spherical='spherical', train='training',
-             evaluate='evaluation')
+_home = dict(load_images='data', Images='data', InputError='data', Spherical='spherical', preset_stages='training',
+             train='training', evaluate='evaluation')
 __all__ = [*_home]
 
 

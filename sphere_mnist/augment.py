@@ -5,17 +5,16 @@
 # %% auto #0
 __all__ = ['FILL', 'RANGES', 'WARPS', 'affine_matrices', 'warp_images', 'Warp', 'make_warp']
 
-# %% ../nbs/02_augment.ipynb #fb9c31dd
+# %% ../nbs/02_augment.ipynb #40b65d88
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .data import InputError
+from .data import InputError, choose
 
 # %% ../nbs/02_augment.ipynb #98cd156e
 def affine_matrices(
@@ -122,11 +121,5 @@ def make_warp(
 )->Warp:
     "The warp that a name or a config file describes."
     if isinstance(warp, Warp): return warp
-    named = isinstance(warp, str)
-    known = list(WARPS) if named else [f.name for f in fields(Warp)]
-    for name in [warp] if named else warp:
-        if name not in known:
-            nearest = get_close_matches(str(name), known, n=1, cutoff=0)[0]
-            raise InputError(f'unknown {"warp" if named else "range of a warp"} {name!r}: did you mean {nearest!r}? '
-                             f'Known are {", ".join(known)}')
-    return WARPS[warp] if named else Warp(**warp)
+    if isinstance(warp, str): return WARPS[choose(warp, WARPS, 'warp')]
+    return Warp(**{choose(name, [f.name for f in fields(Warp)], 'range of a warp'): value for name, value in warp.items()})

@@ -22,7 +22,8 @@ def group_centers(
     n_clusters:int, # K
 )->Tensor: # (K, D) unit rows
     "The mean direction of the codes of each group."
-    empty = sorted(set(range(n_clusters)) - set(groups.tolist()))
+    # Reading the groups would make a GPU wait, so they are checked where they are at hand.
+    empty = sorted(set(range(n_clusters)) - set(groups.tolist())) if groups.device.type == 'cpu' else []
     if empty: raise InputError(f'clusters {empty} have no exemplar: give each of the {n_clusters} at least one')
     sums = codes.new_zeros(n_clusters, codes.shape[1]).index_add_(0, groups, codes)
     return project(sums)

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['ENCODERS', 'DECODERS', 'count_macs', 'count_parameters', 'Network', 'conv_block', 'check_shape', 'mlp_layers',
            'MLPEncoder', 'MLPDecoder', 'SmallEncoder', 'Crop', 'SmallDecoder', 'ResNet18Encoder', 'double_block',
-           'ResNet18Decoder', 'look_up', 'make_encoder', 'make_decoder', 'choose_precision', 'autocast']
+           'ResNet18Decoder', 'make_encoder', 'make_decoder', 'choose_precision', 'autocast']
 
-# %% ../nbs/03_models.ipynb #4a3af531
-import copy, difflib, math
-from contextlib import AbstractContextManager
+# %% ../nbs/03_models.ipynb #e425ab9a
+import copy, math
+from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from .data import InputError
+from .data import InputError, choose
 
 # %% ../nbs/03_models.ipynb #ee4c7412
 def count_macs(
@@ -181,17 +181,6 @@ class ResNet18Decoder(Network):
             nn.Conv2d(16, c, 1), Crop(h, w))
         self.to(memory_format=torch.channels_last)
 
-# %% ../nbs/03_models.ipynb #90d21283
-def look_up(
-    name:str, # what was asked for
-    choices:dict, # what there is, by name
-    kind:str, # what that is, for the message
-): # the choice of that name
-    "An entry of a dict, or an `InputError` that says which name is nearest."
-    if name in choices: return choices[name]
-    nearest = difflib.get_close_matches(str(name), choices, n=1, cutoff=0)[0]
-    raise InputError(f'no {kind} is called {name!r}: did you mean {nearest!r}? There are {", ".join(choices)}')
-
 # %% ../nbs/03_models.ipynb #f108fb44
 ENCODERS = dict(small=SmallEncoder, resnet18=ResNet18Encoder, mlp=MLPEncoder)
 DECODERS = dict(small=SmallDecoder, resnet18=ResNet18Decoder, mlp=MLPDecoder)
@@ -204,7 +193,7 @@ def make_encoder(
     **options, # more arguments of the class, such as `width`
 )->Network: # from (N, *shape) to codes (N, dim), not normalised
     "The encoder of that name."
-    return look_up(name, ENCODERS, 'encoder')(shape, dim, **options)
+    return ENCODERS[choose(name, ENCODERS, 'encoder')](shape, dim, **options)
 
 # %% ../nbs/03_models.ipynb #2e12d434
 def make_decoder(
@@ -214,7 +203,7 @@ def make_decoder(
     **options, # more arguments of the class, such as `width`
 )->Network: # from codes (N, dim) to (N, *shape), unbounded
     "The decoder of that name."
-    return look_up(name, DECODERS, 'decoder')(shape, dim, **options)
+    return DECODERS[choose(name, DECODERS, 'decoder')](shape, dim, **options)
 
 # %% ../nbs/03_models.ipynb #25144a59
 def choose_precision(
@@ -222,8 +211,7 @@ def choose_precision(
     device='cpu', # where the networks run, a `torch.device` or its name
 )->torch.dtype: # for `autocast`
     "The precision asked for; 'auto' is bfloat16 where the processor multiplies in it, else float32."
-    chosen = look_up(precision, dict(auto=None, float32=torch.float32, bfloat16=torch.bfloat16), 'precision')
-    if chosen is not None: return chosen
+    if choose(precision, ('auto', 'float32', 'bfloat16'), 'precision') != 'auto': return getattr(torch, precision)
     match torch.device(device).type:
         case 'cpu': fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         case 'cuda': fast = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -235,5 +223,5 @@ def autocast(
     device, # where the network runs, a `torch.device` or its name
     dtype:torch.dtype, # from `choose_precision`
 )->AbstractContextManager: # to put around networks, never around a loss
-    "`torch.autocast` in one precision; float32 switches it off."
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+    "`torch.autocast` to bfloat16, or no context at all for float32."
+    return torch.autocast(torch.device(device).type, dtype) if dtype == torch.bfloat16 else nullcontext()

@@ -38,15 +38,17 @@ class Spherical(System):
     ):
         super().__init__()
         self.shape, self.n_clusters, self.classes = tuple(shape), n_clusters, tuple(classes)
+        make_warp(warp) # an unknown name is an error here and not in the first step
         self.warp, self.together, self.kappa = warp, together, kappa
         options = dict(width=width) if encoder == 'small' else {}
         self.encoder = make_encoder(encoder, self.shape, dim, **options)
         self.decoder = make_decoder(encoder, self.shape, dim, **options)
         none = torch.zeros(0, *self.shape, dtype=torch.uint8 if len(self.shape) == 3 else torch.float32)
-        for name, value in dict(prototypes=none, groups=torch.zeros(0, dtype=torch.long), # and the cluster of each
-                                exemplars=none, labels=torch.zeros(0, dtype=torch.long), # and the class of each
-                                found=torch.zeros(0, dtype=torch.long), # discovered cluster of each training image, or -1
-                                mean=torch.zeros(1), std=torch.ones(1)).items(): self.register_buffer(name, value)
+        no_index = torch.zeros(0, dtype=torch.long)
+        for name, value in dict(prototypes=none, groups=no_index, # the images that set the centres, the cluster of each
+                                exemplars=none, labels=no_index, # the images that name clusters, the class of each
+                                found=no_index, # discovered cluster of each training image, or -1
+                                mean=torch.zeros(1), std=torch.ones(1)).items(): self.register_buffer(name, value.clone())
 
     def start(self, images, exemplars, generator):
         "The k-th class sets the k-th centre; clusters without an exemplar start from images at random."
@@ -142,12 +144,12 @@ def published_preset(
     return dict(system=dict(dim=5, width=8, warp='published', together=False),
                 stages=[dict(weights=weights, epochs=300, lr=5e-4, batch_size=128)])
 
-# %% ../nbs/10_spherical.ipynb #93419c05
+# %% ../nbs/10_spherical.ipynb #d3dac7ce
 GROW = dict(weights=dict(exemplar=1, balance=1, sharpness=.3, consistency=1, discovered=3), prepare='discover',
-            epochs=2, steps=200, lr=[4e-3, 0, 'linear'], batch_size=512, betas=(.9, .95), settings=dict(warp='digits_wide'))
+            steps=130, lr=[4e-3, 0, 'linear'], batch_size=256, betas=(.9, .95), settings=dict(warp='digits_wide'))
 Spherical.presets = dict(
     fast=dict(system={}, stages=[
-        dict(weights=dict(contrast=1), epochs=3, steps=350, lr=[5e-3, 0, 'linear'], batch_size=512, betas=(.9, .95)),
-        GROW, GROW]),
+        dict(weights=dict(contrast=1), epochs=2, steps=350, lr=[5e-3, 0, 'linear'], batch_size=256, betas=(.9, .95)),
+        dict(GROW, epochs=1), dict(GROW, epochs=2)]),
     published=published_preset(feature=.01, reconstruction=1, cluster=.01),
     readme=published_preset(feature=.01, reconstruction=.01, cluster=1))

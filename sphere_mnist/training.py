@@ -4,22 +4,21 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'scheduled', 'counted', 'Batch', 'System', 'write_whole', 'tensors', 'read_tensors', 'load_tensors', 'Stage',
-           'choose', 'share_epochs', 'preset_stages', 'batches', 'save_checkpoint', 'load_checkpoint', 'NonFiniteLoss',
+           'share_epochs', 'preset_stages', 'batches', 'save_checkpoint', 'load_checkpoint', 'NonFiniteLoss',
            'check_finite', 'choose_device', 'Run', 'train', 'progress_bar', 'train_stage', 'train_epoch']
 
-# %% ../nbs/06_train.ipynb #351ec507
-import hashlib, json, math, os, shutil, time
+# %% ../nbs/06_train.ipynb #c6489a80
+import hashlib, io, json, math, os, shutil, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 import numpy as np
 import torch
 from torch import nn, Tensor
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from .data import Images, InputError
+from safetensors.torch import load_file, save
+from .data import Images, InputError, choose
 from .models import choose_precision
 
 # %% ../nbs/06_train.ipynb #d5c9c2f0
@@ -110,7 +109,7 @@ class System(nn.Module, PyTorchModelHubMixin):
         return {}
 
     def _save_pretrained(self, folder):
-        write_whole(Path(folder)/'model.safetensors', lambda f: save_file(tensors(self), f))
+        write_whole(Path(folder)/'model.safetensors', lambda f: f.write_bytes(save(tensors(self))))
         config = json.dumps(dict(system=self.name, **self._hub_mixin_config), indent=2) + '\n'
         write_whole(Path(folder)/'config.json', lambda f: f.write_text(config))
 
@@ -169,13 +168,13 @@ def load_tensors(
         odd = sorted(values.keys() ^ own.keys())[:1] or [k for k in own if values[k].shape != own[k].shape][:1]
         raise InputError(f'These weights belong to another system or other settings than {type(module).__name__} '
                          f'(first difference: {odd[0]}): load them with the settings they were made with.')
-    for name, buffer in module.named_buffers():
+    for name, buffer in list(module.named_buffers(remove_duplicate=False)):
         if name in values and buffer.shape != values[name].shape:
             owner, _, leaf = name.rpartition('.')
             module.get_submodule(owner).register_buffer(leaf, torch.empty_like(values[name], device=buffer.device))
     module.load_state_dict(values)
 
-# %% ../nbs/06_train.ipynb #09c16199
+# %% ../nbs/06_train.ipynb #a35e792b
 @dataclass
 class Stage:
     "A part of a run: a system, the weights of its terms, and for how long."
@@ -194,16 +193,9 @@ class Stage:
         if self.epochs < 0: raise InputError(f'epochs is {self.epochs}: give 0 or more.')
         if self.batch_size < 2: raise InputError(f'batch_size is {self.batch_size}: give 2 or more.')
 
-# %% ../nbs/06_train.ipynb #6bbebc0c
-def choose(
-    name:str, # what was asked for
-    known, # what there is
-    kind:str, # what they are, for the message: 'preset'
-)->str:
-    "`name` where it is known, else an `InputError` that names the nearest."
-    if name in known: return name
-    near = get_close_matches(str(name), list(known), n=1, cutoff=0)[0]
-    raise InputError(f'There is no {kind} {name!r}: did you mean {near!r}? Known: {", ".join(known)}.')
+    def apply_settings(self):
+        "Set the attributes that the system has from this stage on."
+        for key, value in self.settings.items(): setattr(self.system, key, value)
 
 # %% ../nbs/06_train.ipynb #c7a403ed
 def share_epochs(
@@ -230,7 +222,7 @@ def preset_stages(
     chosen = system.presets[choose(preset or next(iter(system.presets)), system.presets, 'preset')]
     known = dict.fromkeys(k for p in system.presets.values() for s in p['stages'] for k in s['weights'])
     for term in weights or {}: choose(term, known, 'loss term')
-    K = n_clusters or (exemplars or images).n_classes
+    K = (exemplars or images).n_classes if n_clusters is None else n_clusters
     if K < 2: raise InputError(f'{K} clusters: give 2 or more (--clusters), or exemplars of two classes.')
     if K > len(images): raise InputError(f'{K} clusters for {len(images)} images: give more images or fewer clusters.')
     with torch.random.fork_rng(devices=[]):
@@ -268,18 +260,22 @@ def save_checkpoint(
 ):
     "Add a checkpoint to a run, then remove the older ones."
     top = folder/'checkpoints'
-    new, final = top/'.writing', top/f"{state['step']:08d}-{state['stage']}-{state['epoch']}"
+    done = '-finished' if state['finished'] else ''
+    new, final = top/'.writing', top/f"{state['step']:08d}-{state['stage']}-{state['epoch']}{done}"
+    files = {'systems.safetensors': save({f'{i}.{k}': v for i, s in enumerate(systems) for k, v in tensors(s).items()}),
+             'state.json': json.dumps(state).encode()}
+    if optimiser is not None:
+        torch.save(optimiser.state_dict(), buffer := io.BytesIO())
+        files['optimiser.pt'] = buffer.getvalue()
+    files['manifest.json'] = json.dumps({k: hashlib.sha256(v).hexdigest() for k, v in files.items()}, indent=1).encode()
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    save_file({f'{i}.{k}': v for i, s in enumerate(systems) for k, v in tensors(s).items()}, new/'systems.safetensors')
-    if optimiser is not None: torch.save(optimiser.state_dict(), new/'optimiser.pt')
-    (new/'state.json').write_text(json.dumps(state))
-    manifest = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(new.iterdir())}
-    (new/'manifest.json').write_text(json.dumps(manifest, indent=1))
-    for f in new.iterdir():
-        with f.open('rb') as opened: os.fsync(opened.fileno())
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(new, final)
+    try:
+        new.mkdir(parents=True)
+        for name, data in files.items():
+            with (new/name).open('wb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(new, final)
+    finally: shutil.rmtree(new, ignore_errors=True)
     for old in top.iterdir():
         if old != final: shutil.rmtree(old, ignore_errors=True)
 
@@ -355,7 +351,9 @@ class Run:
             self.state = state
             rows = (folder/'metrics.jsonl').read_text().splitlines() if (folder/'metrics.jsonl').exists() else []
             # An interrupted run may have written a row that its checkpoint does not know yet.
-            self.rows = [r for r in map(json.loads, rows) if r['step'] <= state['step']]
+            try: self.rows = [r for r in map(json.loads, rows) if r['step'] <= state['step']]
+            except (ValueError, TypeError, KeyError):
+                raise InputError(f'{folder}/metrics.jsonl is damaged: restore it, or start the run again.') from None
         if main: folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, optimiser, **state):
@@ -383,18 +381,21 @@ def train(
     accelerator = Accelerator(cpu=place.type == 'cpu', mixed_precision='no')
     systems = list({id(s.system): s.system for s in stages}.values())
     run = Run(Path(out) if out is not None else None, systems, resume, seed, accelerator.is_main_process)
+    for system in systems: system.to(place).precision = choose_precision(precision, place)
+    for stage in stages[:run.state['stage']]: stage.apply_settings()
     if not run.state['finished']:
         images = images.to(place)
-        for system in systems: system.to(place).precision = choose_precision(precision, place)
         with progress_bar(stages, len(images), run.state['step'], progress and accelerator.is_main_process) as bar:
             for number in range(run.state['stage'], len(stages)):
                 train_stage(stages[number], number, images, run, seed, accelerator, bar)
-        for system in systems: system.finish()
+        for system in systems:
+            system.finish()
+            system.precision = torch.float32 # scored as it will be when loaded
         if run.folder is not None and accelerator.is_main_process: stages[-1].system._save_pretrained(run.folder)
         run.save(None, finished=True)
-    return stages[-1].system.to(place).eval()
+    return stages[-1].system.eval()
 
-# %% ../nbs/06_train.ipynb #76403e51
+# %% ../nbs/06_train.ipynb #26deff32
 @contextmanager
 def progress_bar(
     stages:list[Stage],
@@ -405,7 +406,7 @@ def progress_bar(
     "A bar over the steps of all stages."
     from tqdm.auto import tqdm
     total = sum(stage.epochs*max(1, math.ceil(n/stage.batch_size)) for stage in stages)
-    bar = tqdm(total=total, initial=done, disable=not show, unit='step', mininterval=.5)
+    bar = tqdm(total=total, initial=done, disable=not show, unit='step', mininterval=.5 if sys.stderr.isatty() else 15)
     try: yield bar
     finally: bar.close()
 
@@ -421,7 +422,7 @@ def train_stage(
 ):
     "One stage: prepare the system, then epoch after epoch with a checkpoint behind each."
     system, began = stage.system, time.perf_counter() - run.state['seconds']
-    for key, value in stage.settings.items(): setattr(system, key, value)
+    stage.apply_settings()
     if stage.prepare and run.state['epoch'] == 0:
         system.eval()
         with torch.no_grad(): getattr(system, stage.prepare)(images, counted(seed, number))
@@ -436,7 +437,7 @@ def train_stage(
         step, seconds = run.state['step'] + len(order), time.perf_counter() - began
         run.rows.append(dict(stage=number, epoch=epoch + 1, step=step, loss=loss, terms=mean,
                              seconds=round(seconds, 2), **system.monitor()))
-        bar.set_description(f'stage {number + 1}, epoch {epoch + 1}/{stage.epochs}, loss {loss:.4g}')
+        bar.set_description(f'stage {number + 1}, epoch {epoch + 1}/{stage.epochs}, loss {loss:.4g}', refresh=False)
         run.save(optimiser, epoch=epoch + 1, step=step, seconds=seconds)
     run.save(None, stage=number + 1, epoch=0, seconds=time.perf_counter() - began)
 

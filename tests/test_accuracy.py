@@ -1,0 +1,43 @@
+"""One accuracy regression on real data: the command of the README, and how good it has to be."""
+import json, os, subprocess, sys
+from pathlib import Path
+import pytest
+
+root = Path(__file__).parent.parent
+RESULT = ('system preset data split n seed draw exemplars acc_exemplar acc majority_acc nmi ari clusters_used seconds epochs '
+          'threads').split()
+
+
+def cluster(folder, *args):
+    "Run the command and read its result."
+    call = 'import sys; from sphere_mnist.cli import main; sys.exit(main())'
+    env = dict(os.environ, PYTHONPATH=str(root), TQDM_DISABLE='1')
+    done = subprocess.run([sys.executable, '-c', call, 'cluster', *args, '--draw', '0', '--seed', '0', '--out', 'run'],
+                          cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    return json.loads((folder/'run/result.json').read_text())
+
+
+def complete(result, data, n):
+    "Every key is there, with a value that makes sense."
+    assert list(result) == RESULT
+    assert (result['system'], result['preset'], result['data'], result['split'], result['n']) == ('spherical', 'fast', data, 'test', n)
+    assert (result['seed'], result['draw'], len(result['exemplars']), result['clusters_used']) == (0, 0, 10, 10)
+    assert all(0 <= result[k] <= 1 for k in ('acc_exemplar', 'acc', 'majority_acc', 'nmi', 'ari'))
+
+
+def test_the_shipped_digits(tmp_path):
+    result = cluster(tmp_path, '--data', 'mnist5k')
+    complete(result, 'mnist5k', 1000)
+    assert result['acc_exemplar'] >= .90, result
+    files = {str(f.relative_to(tmp_path/'run')) for f in (tmp_path/'run').rglob('*')}
+    assert {'config.yaml', 'metrics.jsonl', 'result.json', 'model.safetensors', 'config.json', 'figures/confusion.png'} <= files
+
+
+@pytest.mark.skipif(not Path(os.environ.get('SPHERE_MNIST_DATA') or '/nowhere', 'MNIST/raw').is_dir(),
+                    reason='$SPHERE_MNIST_DATA holds no MNIST')
+def test_mnist(tmp_path):
+    result = cluster(tmp_path, '--data', 'mnist')
+    complete(result, 'mnist', 10_000)
+    assert result['acc_exemplar'] >= .95, result

@@ -1,0 +1,407 @@
+"""The command line as its user meets it: signals to real processes, mistakes, and what they leave behind."""
+import json, os, re, signal, subprocess, sys, time
+from pathlib import Path
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sphere_mnist import cli, data
+
+root = Path(__file__).parent.parent
+TINY = ['--data', 'digits', '--preset', 'published']
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    "Each test in a folder of its own, without the seconds that figures take."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'cache'))
+    monkeypatch.setattr(cli, 'run_figures', lambda *args, **kw: [])
+    return tmp_path
+
+
+@pytest.fixture(scope='session')
+def finished(tmp_path_factory):
+    "A finished run of two epochs, with its figures."
+    folder = tmp_path_factory.mktemp('finished')/'run'
+    assert cli.main(['cluster', *TINY, '--epochs', '2', '--out', str(folder)]) == 0
+    return folder
+
+
+def start(*args):
+    "The command in a process of its own."
+    call = 'import sys; from sphere_mnist.cli import main; sys.exit(main())'
+    env = dict(os.environ, PYTHONPATH=str(root))
+    return subprocess.Popen([sys.executable, '-c', call, *args], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for(condition, process, seconds=120):
+    "Wait until something is there, while the process runs."
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(.02)
+
+
+def state(folder):
+    "Names, contents' sizes and times of all files."
+    return {f: (f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(Path(folder).rglob('*'))}
+
+
+def pictures(folder, names, n=8, size=(12, 12)):
+    "A folder of pictures, `n` of each name: a bright bar at a place of its own."
+    generator = np.random.default_rng(0)
+    for k, name in enumerate(names):
+        for i in range(n):
+            array = generator.integers(0, 60, size, dtype=np.uint8)
+            array[:, 3*k:3*k + 3] += 150
+            path = Path(folder, name, f'{k}-{i}.png')
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+
+
+@pytest.mark.parametrize('number, status, word', [(signal.SIGINT, 130, 'interrupted'), (signal.SIGTERM, 143, 'terminated')])
+def test_a_stopped_run_goes_on_to_the_same_bits(number, status, word):
+    epochs = ['--epochs', '12'] if number == signal.SIGINT else ['--epochs', '2']
+    process = start('cluster', *TINY, *epochs, '--out', 'my run')
+    sign = Path('my run', 'checkpoints' if number == signal.SIGINT else 'config.yaml') # after an epoch; before the first
+    wait_for(lambda: sign.exists() and (sign.is_file() or any(not p.name.startswith('.') for p in sign.iterdir())), process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert without_bar(err) == [f"sphere_mnist: {word}; go on with: sphere_mnist cluster --resume --out 'my run'"]
+    assert not Path('my run/result.json').exists() and not Path('my run/model.safetensors').exists()
+    assert cli.main(['cluster', '--resume', '--out', 'my run']) == 0
+    assert cli.main(['cluster', *TINY, *epochs, '--out', 'unbroken']) == 0
+    assert Path('my run/model.safetensors').read_bytes() == Path('unbroken/model.safetensors').read_bytes()
+    results = [json.loads(Path(run, 'result.json').read_text()) for run in ('my run', 'unbroken')]
+    for result in results: result.pop('seconds')
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize('call', [20, 40]) # in the second epoch of the second stage; in the first of the third
+def test_stages_that_discover_go_on_to_the_same_bits(monkeypatch, call):
+    from sphere_mnist import spherical
+    fast, calls, original = ['--data', 'digits', '--epochs', '6'], [], spherical.consistency_loss
+    def stopped(*args):
+        calls.append(1)
+        if len(calls) == call: raise KeyboardInterrupt
+        return original(*args)
+    monkeypatch.setattr(spherical, 'consistency_loss', stopped)
+    assert cli.main(['cluster', *fast, '--out', 'run']) == 130
+    assert cli.main(['cluster', '--resume', '--out', 'run']) == 0
+    assert cli.main(['cluster', *fast, '--out', 'unbroken']) == 0
+    assert Path('run/model.safetensors').read_bytes() == Path('unbroken/model.safetensors').read_bytes()
+
+
+def test_a_signal_before_the_folder_leaves_nothing(monkeypatch, capsys):
+    def killed(*args, **kw): os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)
+    monkeypatch.setattr(cli, 'load_images', killed)
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    assert cli.main(['cluster', '--out', 'run']) == 143
+    assert capsys.readouterr().err == 'sphere_mnist: terminated; nothing was written.\n'
+    assert not Path('run').exists()
+    assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_a_finished_run_is_left_alone(finished, capsys):
+    before = state(finished)
+    assert cli.main(['cluster', '--resume', '--out', str(finished)]) == 0
+    assert 'is finished: nothing to do' in capsys.readouterr().out
+    assert state(finished) == before
+
+
+def test_evaluate_recomputes(finished):
+    result = json.loads((finished/'result.json').read_text())
+    (finished/'result.json').write_text(json.dumps({**result, 'acc': 0, 'nmi': 2}))
+    assert cli.main(['evaluate', str(finished)]) == 0
+    assert json.loads((finished/'result.json').read_text()) == result
+    assert tuple(result) == cli.RESULT
+
+
+def test_help_loads_no_more_than_it_needs():
+    code = ('import sys; from sphere_mnist.cli import main; main(["cluster", "--help"]); '
+            'print([m for m in ("torchvision", "sklearn", "matplotlib", "scipy", "accelerate", "pandas") if m in sys.modules])')
+    done = subprocess.run([sys.executable, '-c', code], env=dict(os.environ, PYTHONPATH=str(root)), capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == '[]' and not done.stderr
+
+
+def test_print_config_comes_back(capsys):
+    said = ['--data', 'digits', '--draw', '3', '--epochs', '0', '--weights.cluster', '0.5', '--preset', 'published']
+    assert cli.main(['cluster', *said, '--print_config']) == 0
+    Path('settings.yaml').write_text(capsys.readouterr().out)
+    assert cli.main(['cluster', '--config', 'settings.yaml', '--out', 'run']) == 0
+    config = cli.read_config(Path('run'))
+    assert (config.draw, config.weights, config.epochs) == (3, {'cluster': .5}, 0)
+
+
+def test_the_config_of_a_run_repeats_it(finished):
+    assert cli.main(['cluster', '--config', str(finished/'config.yaml'), '--out', 'again']) == 0
+    for file in ('model.safetensors', 'config.yaml'): assert Path('again', file).read_bytes() == (finished/file).read_bytes()
+
+
+def test_without_a_network_the_shipped_digits_are_used(monkeypatch, capsys):
+    def offline(*args): raise ConnectionError('no network')
+    monkeypatch.setattr(data, 'download_raw', offline)
+    monkeypatch.delenv('SPHERE_MNIST_DATA', raising=False)
+    data.failed_downloads.clear()
+    assert cli.main(['cluster', '--epochs', '0', '--out', 'run']) == 0
+    told = without_bar(capsys.readouterr().err)
+    assert len(told) == 1 and told[0].startswith('sphere_mnist: MNIST is not in') and 'mnist5k' in told[0]
+    assert json.loads(Path('run/result.json').read_text())['data'] == 'mnist5k'
+    assert cli.read_config(Path('run')).data == 'mnist5k'
+    data.failed_downloads.clear()
+
+
+def test_own_pictures_name_the_clusters(capsys):
+    pictures('many', [''] , 30)
+    pictures('mine', ['ant', 'bee'], 1, (20, 17))
+    mine = ['ant=mine/ant/0-0.png', 'bee=mine/bee/1-0.png']
+    assert cli.main(['cluster', '--data', 'many', '--preset', 'published', '--epochs', '1', '--out', 'run', '--exemplars', *mine]) == 0
+    result = json.loads(Path('run/result.json').read_text())
+    assert (result['draw'], result['exemplars'], result['acc'], result['n'], result['data']) == (None, None, None, 30, 'folder')
+    capsys.readouterr()
+    Image.new('RGBA', (50, 31), (200, 30, 90, 128)).save('odd.png')
+    assert cli.main(['predict', 'odd.png', 'mine/ant/0-0.png', '--run', 'run']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == 'picture,label,confidence,cluster' and len(lines) == 3
+    assert all(l.split(',')[1] in ('ant', 'bee') for l in lines[1:])
+
+
+@pytest.mark.parametrize('preset', ['published', 'fast'])
+def test_a_small_folder_with_classes(preset):
+    pictures('train', ['cat', 'dog', 'emu'], 10)
+    assert cli.main(['cluster', '--data', 'train', '--preset', preset, '--epochs', '3', '--out', 'run', '--draw', '1']) == 0
+    result = json.loads(Path('run/result.json').read_text())
+    assert result['draw'] == 1 and len(result['exemplars']) == 3 and 0 <= result['acc_exemplar'] <= 1
+
+
+def test_the_validation_split():
+    assert cli.main(['cluster', *TINY, '--epochs', '0', '--split', 'validation', '--draw', 'none', '--out', 'run']) == 0
+    result = json.loads(Path('run/result.json').read_text())
+    assert (result['split'], result['n'], result['draw'], result['acc_exemplar']) == ('validation', 240, 'none', None)
+    assert result['acc'] is not None
+
+
+def test_without_labels():
+    pictures('flat', [''], 30)
+    assert cli.main(['cluster', '--data', 'flat', '--epochs', '0', '--clusters', '4', '--out', 'run']) == 0
+    result = json.loads(Path('run/result.json').read_text())
+    assert result['draw'] == 'none' and result['exemplars'] is result['acc_exemplar'] is result['acc'] is None
+
+
+@pytest.mark.parametrize('preset', ['published', 'fast'])
+def test_features(preset, capsys):
+    points = np.random.default_rng(0).normal(size=(60, 5)) + np.repeat(np.eye(3, 5)*9, 20, 0)
+    np.savez('points.npz', x=points, y=np.repeat([0, 1, 2], 20))
+    assert cli.main(['cluster', '--data', 'points.npz', '--preset', preset, '--epochs', '3', '--out', 'run']) == 0
+    assert json.loads(Path('run/result.json').read_text())['data'] == 'points.npz'
+    Image.new('L', (9, 9)).save('x.png')
+    assert cli.main(['predict', 'x.png', '--run', 'run']) == 2
+    assert 'trained on features' in capsys.readouterr().err
+
+
+def test_figures(tmp_path, monkeypatch, finished):
+    monkeypatch.undo()
+    (tmp_path/'metrics.jsonl').write_text((finished/'metrics.jsonl').read_text())
+    _, _, system = cli.load_run(finished)
+    assert cli.run_figures(system, data.load_images('digits', 'test'), tmp_path, 60) == []
+    assert {f.name for f in (tmp_path/'figures').iterdir()} == {
+        f'{name}.png' for name in ('curves', 'centers', 'tsne', 'clusters', 'reconstructions', 'confusion')}
+
+
+def prepare(name):
+    "What a mistake needs beside it."
+    if name == 'files':
+        Path('file').write_text('x')
+        Path('empty').mkdir()
+        Path('taken').mkdir()
+        Path('text').mkdir(); Path('text/a.png').write_text('no picture')
+        Path('build.yaml').write_text('data: !!python/object/apply:os.system ["touch built"]\n')
+        Path('unknown.yaml').write_text('datta: digits\n')
+        Path('kind.yaml').write_text('seed: {class_path: torch.nn.Linear}\n')
+        images = np.random.default_rng(0).random((40, 8, 8))
+        np.savez('nan.npz', x=np.where(images > .99, np.nan, images), y=np.arange(40) % 4)
+        np.savez('range.npz', x=images*3, y=np.arange(40) % 4)
+        np.savez('lacks.npz', x=images, y=np.array([0, 1, 3, 4]*10))
+        np.savez('few.npz', x=images[:6], y=np.arange(6) % 2)
+        np.savez('plain.npz', x=images)
+        raw = Path('idx/MNIST/raw'); raw.mkdir(parents=True)
+        for f in data.RAW_FILES: (raw/f).write_bytes(b'\0\0\x08\x03\0\0')
+
+
+NEW = ['--out', 'new']
+MISTAKES = [
+    ('cluster --data mnits', 'did you mean'),
+    ('cluster --data digits --system sferical', "did you mean 'spherical'"),
+    ('cluster --data digits --preset fats', "did you mean 'fast'"),
+    ('cluster --data digits --encoder smal', 'small'),
+    ('cluster --data digits --warp digit', 'digits'),
+    ('cluster --data digits --weights.clutser 1', "did you mean 'cluster'"),
+    ('cluster --data digits --weights.cluster .nan', 'not a schedule'),
+    ('cluster --data digits --weights.cluster much', 'give a number'),
+    ('cluster --data digits --epochs few', '--epochs few'),
+    ('cluster --data digits --epochs -1', 'give 0 or more'),
+    ('cluster --data digits --seed -1', 'out of range'),
+    ('cluster --data digits --device warp9', "'warp9' is not available"),
+    ('cluster --data digits --precision float8', 'float8'),
+    ('cluster --data digits --split tset', "did you mean 'test'"),
+    ('cluster --data digits --draw some', "no draw 'some'"),
+    ('cluster --data digits --draw -3', 'draw -3'),
+    ('cluster --data digits --draw 1 --exemplars 1 2', 'both choose'),
+    ('cluster --data digits --exemplars 0 10 1 2 3 4 5 6 7 8', 'has 2 exemplars'),
+    ('cluster --data digits --exemplars 0 1 2', 'has no exemplar'),
+    ('cluster --data digits --exemplars 0 1 2 3 4 5 6 7 8 99999', '99999 is outside the data'),
+    ('cluster --data digits --exemplars 0 one', 'NAME=PICTURE'),
+    ('cluster --data digits --exemplars a=nowhere.png b=file', 'nowhere.png'),
+    ('cluster --data digits --clusters 1', 'give 2 or more'),
+    ('cluster --data digits --clusters 0', 'give 2 or more'),
+    ('cluster --data few.npz --clusters 7', '7 clusters for 6 images'),
+    ('cluster --data plain.npz', 'give 2 or more'),
+    ('cluster --data plain.npz --draw 0 --clusters 3', 'no labels'),
+    ('cluster --data lacks.npz', 'no image is labelled 2'),
+    ('cluster --data nan.npz', 'NaN'),
+    ('cluster --data range.npz', 'scale floats'),
+    ('cluster --data ./nowhere', 'does not exist'),
+    ('cluster --data empty', 'empty'),
+    ('cluster --data text', 'cannot be read as a picture'),
+    ('cluster --data mnist --data-dir idx', 'delete it and load again'),
+    ('cluster --data digits --out taken', 'exists already'),
+    ('cluster --data digits --out taken --resume', 'not a run folder'),
+    ('cluster --data digits --out nowhere --resume', 'not a run folder'),
+    ('cluster --resume', 'give it as --out'),
+    ('cluster --data digits --ledger nowhere/l.jsonl', 'make it first'),
+    ('cluster --config build.yaml', 'os.system'),
+    ('cluster --config unknown.yaml', 'datta'),
+    ('cluster --config kind.yaml', '--seed'),
+    ('cluster --config nowhere.yaml', 'nowhere.yaml'),
+    ('cluster --epoch 3', 'did you mean --epochs'),
+    ('clutser', 'cluster'),
+    ('', 'command'),
+    ('evaluate nowhere', 'not a run folder'),
+    ('evaluate file', 'not a run folder'),
+    ('predict x.png', 'run'),
+    ('predict x.png --run nowhere', 'not a run folder'),
+]
+
+
+def without_bar(text):
+    "The lines of a text that are not a progress bar."
+    return [l for l in text.replace('\r', '\n').splitlines() if l.strip() and not re.search(r'step(/s)?\]', l)]
+
+
+def only_line(capsys):
+    "The one line on stderr."
+    lines = without_bar(capsys.readouterr().err)
+    assert len(lines) == 1 and lines[0].startswith('sphere_mnist: '), lines
+    return lines[0]
+
+
+@pytest.mark.parametrize('line, fragment', MISTAKES)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(line, fragment, capsys):
+    prepare('files')
+    before = sorted(Path().rglob('*'))
+    words = line.split()
+    if 'cluster' in words and '--out' not in words and '--resume' not in words: words += NEW
+    assert cli.main(words) == 2
+    assert fragment in only_line(capsys)
+    assert sorted(Path().rglob('*')) == before
+
+
+@pytest.mark.parametrize('out', ['file/run', '/proc/nowhere/run'])
+def test_a_folder_that_cannot_be_made(out, capsys):
+    prepare('files')
+    before = sorted(Path().rglob('*'))
+    assert cli.main(['cluster', *TINY, '--out', out]) == 1
+    assert 'choose another --out' in only_line(capsys)
+    assert sorted(Path().rglob('*')) == before
+
+
+def copied(finished, name='copy'):
+    "A copy of the finished run."
+    import shutil
+    return Path(shutil.copytree(finished, name))
+
+
+@pytest.mark.parametrize('file, change, fragment', [
+    ('model.safetensors', lambda b: b[:-9], 'is damaged'), ('model.safetensors', None, 'does not exist'),
+    ('config.json', lambda b: b[:-9], 'config.json is damaged'), ('config.json', lambda b: b'[]', 'config.json is damaged'),
+    ('config.json', lambda b: b.replace(b'"dim": 5', b'"dim": "x"'), 'config.json is damaged'),
+    ('config.json', lambda b: b.replace(b'"dim": 5', b'"dim": 6'), 'other settings'),
+    ('config.json', lambda b: b.replace(b'spherical', b'gmvae'), "holds a 'gmvae' system"),
+    ('config.yaml', lambda b: b'system: [', 'config.yaml is damaged'), ('config.yaml', lambda b: b'\xff\xfe\0', 'config.yaml is damaged'),
+    ('config.yaml', lambda b: b + b'sead: 1\n', 'config.yaml is damaged'), ('config.yaml', None, 'no config.yaml'),
+    ('result.json', lambda b: b[:-9], 'result.json is damaged'), ('result.json', lambda b: b'{}', 'result.json is damaged'),
+    ('result.json', None, 'is not finished')])
+@pytest.mark.parametrize('command', ['evaluate', 'predict'])
+def test_a_damaged_run(finished, file, change, fragment, command, capsys):
+    folder = copied(finished)
+    path = folder/file
+    if change: path.write_bytes(change(path.read_bytes()))
+    else: path.unlink()
+    Image.new('L', (8, 8)).save('x.png')
+    before = state(folder)
+    assert cli.main(['evaluate', 'copy'] if command == 'evaluate' else ['predict', 'x.png', '--run', 'copy']) == 2
+    assert fragment in only_line(capsys)
+    assert state(folder) == before
+
+
+@pytest.mark.parametrize('file', ['checkpoints/*/systems.safetensors', 'checkpoints/*/state.json', 'metrics.jsonl'])
+def test_a_damaged_checkpoint(finished, file, capsys):
+    folder = copied(finished)
+    (folder/'result.json').unlink()
+    path = next(folder.glob(file))
+    path.write_bytes(b'{' + path.read_bytes()[1:-5])
+    assert cli.main(['cluster', '--resume', '--out', 'copy']) == 2
+    assert 'is damaged' in only_line(capsys)
+
+
+def test_a_run_without_its_result_is_finished_by_resuming(finished):
+    folder = copied(finished)
+    result = json.loads((folder/'result.json').read_text())
+    (folder/'result.json').unlink()
+    assert cli.main(['cluster', '--resume', '--out', 'copy']) == 0
+    again = json.loads((folder/'result.json').read_text())
+    assert {k: v for k, v in again.items() if k != 'seconds'} == {k: v for k, v in result.items() if k != 'seconds'}
+
+
+def test_a_full_disk_leaves_a_resumable_run(monkeypatch, capsys):
+    original, count = Path.open, [0]
+    def full(path, mode='r', *args, **kw):
+        if path.name == 'systems.safetensors' and 'w' in mode:
+            count[0] += 1
+            if count[0] > 1: raise OSError(28, 'No space left on device')
+        return original(path, mode, *args, **kw)
+    monkeypatch.setattr(Path, 'open', full)
+    assert cli.main(['cluster', *TINY, '--epochs', '3', '--out', 'run']) == 1
+    line = only_line(capsys)
+    assert 'No space left on device' in line and 'go on with: sphere_mnist cluster --resume --out run' in line
+    assert not list(Path('run').rglob('.*')) and not Path('run/result.json').exists()
+    monkeypatch.setattr(Path, 'open', original)
+    assert cli.main(['cluster', '--resume', '--out', 'run']) == 0
+    assert cli.main(['cluster', *TINY, '--epochs', '3', '--out', 'unbroken']) == 0
+    assert Path('run/model.safetensors').read_bytes() == Path('unbroken/model.safetensors').read_bytes()
+
+
+def test_a_loss_that_diverges(monkeypatch, capsys):
+    from sphere_mnist import spherical
+    monkeypatch.setattr(spherical, 'reconstruction_loss', lambda decoded, images: decoded.sum()*float('inf'))
+    assert cli.main(['cluster', *TINY, '--epochs', '1', '--out', 'run']) == 1
+    assert "'reconstruction' is not finite at step 0" in only_line(capsys)
+    assert not Path('run/result.json').exists() and not Path('run/model.safetensors').exists()
+
+
+def test_a_ledger_row_knows_its_overrides_and_no_paths(tmp_path):
+    args = ['--epochs', '0', '--warp', 'none', '--weights.cluster', '0', '--ledger', str(tmp_path/'l.jsonl'), '--out', str(tmp_path/'run')]
+    assert cli.main(['cluster', *TINY, *args]) == 0
+    row = json.loads(Path('l.jsonl').read_text())
+    assert set(row) == {*cli.RESULT, 'warp', 'weights', 'version', 'commit', 'torch', 'hardware'}
+    assert row['weights'] == {'cluster': 0} and str(tmp_path) not in json.dumps(row)
+
+
+def test_the_published_encoder_says_how_long_it_takes(monkeypatch, capsys):
+    monkeypatch.setattr(cli, 'step_seconds', lambda *args: 1.)
+    monkeypatch.setattr(cli, 'train', lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert cli.main(['cluster', *TINY, '--encoder', 'resnet18', '--out', 'run']) == 130
+    assert 'about 85 minutes for 5,100 steps on this machine' in capsys.readouterr().out
