@@ -388,11 +388,10 @@ def train(
         with progress_bar(stages, len(images), run.state['step'], progress and accelerator.is_main_process) as bar:
             for number in range(run.state['stage'], len(stages)):
                 train_stage(stages[number], number, images, run, seed, accelerator, bar)
-        for system in systems:
-            system.finish()
-            system.precision = torch.float32 # scored as it will be when loaded
+        for system in systems: system.finish()
         if run.folder is not None and accelerator.is_main_process: stages[-1].system._save_pretrained(run.folder)
         run.save(None, finished=True)
+    for system in systems: system.precision = torch.float32 # scored as it will be when loaded
     return stages[-1].system.eval()
 
 # %% ../nbs/06_train.ipynb #26deff32
@@ -442,7 +441,18 @@ def train_stage(
     run.save(None, stage=number + 1, epoch=0, seconds=time.perf_counter() - began)
 
 # %% ../nbs/06_train.ipynb #50aadc79
-def train_epoch(stage, model, optimiser, order, epoch, images, run, seed, accelerator, bar)->dict[str, float]:
+def train_epoch(
+    stage:Stage,
+    model:nn.Module, # the system, wrapped where there are several processes
+    optimiser:torch.optim.Optimizer,
+    order:list[Tensor], # positions of each batch
+    epoch:int, # of the stage, from 0
+    images:Images, # on the device
+    run:Run,
+    seed:int,
+    accelerator, # accelerate.Accelerator
+    bar, # shows progress
+)->dict[str, float]: # by term
     "One pass over the images: the mean of each term."
     names, history, device = tuple(stage.weights), [], images.pixels.device
     look = 1 if device.type == 'cpu' else 50
