@@ -1,6 +1,7 @@
 """A whole training step without values: what runs on the `meta` device makes no tensor on another one."""
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from sphere_mnist.data import exemplar_indices, load_images
 from sphere_mnist.spherical import Spherical
 from sphere_mnist.training import Batch, preset_stages
@@ -46,3 +47,21 @@ def test_training_on_a_gpu(digits, preset):
     stages = preset_stages(Spherical, preset, digits, digits[exemplar_indices(digits.labels)], epochs=3)
     system = train(stages, digits, device='cuda', progress=False)
     assert next(system.parameters()).is_cuda
+
+
+@pytest.mark.parametrize('preset, number', STAGES)
+def test_a_forward_on_a_pretended_gpu(digits, preset, number):
+    "Tensors that say they are on a GPU and have no values: a mixed device or a value asked for is an error."
+    stage = preset_stages(Spherical, preset, digits, digits[exemplar_indices(digits.labels)])[number]
+    stage.apply_settings()
+    system, n = stage.system, 16
+    if stage.prepare: system.found = torch.zeros(len(digits), dtype=torch.long)
+    kept = {k: (v.shape, v.dtype) for k, v in system.state_dict().items()}
+    with FakeTensorMode():
+        pretended = {k: torch.empty(shape, dtype=dtype, device='cuda') for k, (shape, dtype) in kept.items()}
+        pixels = torch.empty(n, *digits.shape, dtype=torch.uint8, device='cuda')
+        batch = Batch(pixels, torch.zeros(n, dtype=torch.long, device='cuda'), tuple(stage.weights), step=1)
+        terms = torch.func.functional_call(system, pretended, (batch, .5))
+        assert {(t.device.type, t.shape) for t in terms.values()} == {('cuda', torch.Size())}
+        for value in terms.values():
+            with pytest.raises(DataDependentOutputException): value.item()
