@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['contrast_loss', 'neighbour_weights', 'neighbour_graph', 'modularity', 'spectral_embedding', 'fill_empty', 'refine',
-           'Partition', 'Discovery', 'most_central', 'discover', 'balance_loss', 'sharpness_loss', 'consistency_loss']
+           'Partition', 'Discovery', 'most_central', 'discover', 'blurred_pixels', 'nearest_labels', 'balance_loss',
+           'sharpness_loss', 'consistency_loss']
 
 # %% ../nbs/09_discover.ipynb #e7f11911
 import math, warnings
@@ -168,12 +169,13 @@ def discover(
     n_clusters:int, # K, 1 to N
     seed:int=0, # of k-means
     n_central:int=8, # most central points wanted of each cluster
+    others:tuple=(), # further descriptions (N, E) of the same points, whose graphs are added
 )->Discovery:
     "Cut the neighbour graph of the codes where, of some cuts, modularity is highest."
     from sklearn.cluster import KMeans
     n = len(codes)
     if not 1 <= n_clusters <= n: raise InputError(f'{n_clusters} clusters of {n} points: ask for 1 to {n}')
-    graph, tried = neighbour_graph(codes), []
+    graph, tried = sum(neighbour_graph(z) for z in (codes, *others)), []
     modes = spectral_embedding(graph, min(n_clusters + 5, n - 1))
     for m in range(min(n_clusters, n - 1), modes.shape[1] + 1):
         rows = modes[:, :m] / np.maximum(np.linalg.norm(modes[:, :m], axis=1, keepdims=True), 1e-12)
@@ -185,6 +187,26 @@ def discover(
     best = max(tried, key=lambda cut: cut.modularity)
     central = most_central(project(codes.detach().cpu().float()), best.labels, n_central)
     return Discovery(best.labels, central, best.modularity, tried)
+
+# %% ../nbs/09_discover.ipynb #a6e5da5f
+def blurred_pixels(
+    images:Tensor, # (N, C, H, W) floats in [-1, 1], or features (N, D)
+)->Tensor: # (N, C*H*W), background 0; features as they are
+    "Each pixel's mean with its eight neighbours."
+    return images if images.ndim == 2 else F.avg_pool2d(images + 1, 3, 1, 1).flatten(1)
+
+# %% ../nbs/09_discover.ipynb #1e436950
+def nearest_labels(
+    codes:Tensor, # (N, D) unit rows
+    known:Tensor, # (M, D) unit rows
+    labels:Tensor, # (M,) cluster of each of `known`
+    k:int=10, # that vote; M if that is less
+    temperature:float=.05, # what cosines are divided by; the lower, the more the nearest counts
+)->Tensor: # (N,) int64
+    "The label that the nearest of the known points vote for."
+    cosines, nearest = (codes @ known.T).topk(min(k, len(known)), 1)
+    votes = torch.zeros(len(codes), int(labels.max()) + 1, device=codes.device)
+    return votes.scatter_add_(1, labels[nearest], ((cosines - 1) / temperature).exp()).argmax(1)
 
 # %% ../nbs/09_discover.ipynb #c444e8a1
 def balance_loss(
