@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['RAW', 'RAW_FILES', 'failed_downloads', 'SUFFIXES', 'NAMES', 'SPLITS', 'InputError', 'choose', 'Images',
            'check_images', 'to_float', 'read_idx', 'data_places', 'find_raw', 'check_folder', 'why_unreachable',
-           'download_raw', 'read_raw', 'load_raw', 'last_of_each', 'load_mnist5k', 'load_digits', 'as_pixels',
-           'class_order', 'as_labels', 'open_picture', 'read_picture', 'fit_to', 'common_size', 'picture_size',
-           'is_grey', 'load_pictures', 'list_pictures', 'load_folder', 'load_array_file', 'from_arrays', 'divide',
-           'load_named', 'load_images', 'check_positions', 'exemplar_indices', 'load_exemplars']
+           'downloading', 'download_raw', 'read_raw', 'load_raw', 'last_of_each', 'load_mnist5k', 'load_digits',
+           'load_svhn', 'make_arcs', 'as_pixels', 'class_order', 'as_labels', 'open_picture', 'read_picture', 'fit_to',
+           'common_size', 'picture_size', 'is_grey', 'load_pictures', 'list_pictures', 'load_folder', 'load_array_file',
+           'from_arrays', 'divide', 'load_named', 'load_images', 'check_positions', 'exemplar_indices',
+           'load_exemplars']
 
 # %% ../nbs/00_data.ipynb #64d5f970
 import difflib, gzip, math, os, queue, socket, threading, time, warnings, zlib
@@ -150,6 +151,23 @@ def why_unreachable(addresses:list[str], # URLs, any of which will do
         if reason is None: return
     return reason
 
+# %% ../nbs/00_data.ipynb #fd539264
+@contextmanager
+def downloading(place:Path, # folder that will hold the data; made if need be
+               ): # a folder inside it that is gone afterwards
+    "Where to download to; when that fails, no folder is left that was not there."
+    new = [p for p in (place, *place.parents) if not os.path.exists(p)]
+    patience = socket.getdefaulttimeout()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        socket.setdefaulttimeout(30) # torchvision sets none: a stalled transfer would wait for ever
+        with TemporaryDirectory(prefix='.download-', dir=place) as beside: yield beside
+    except BaseException:
+        for p in new:
+            if p.exists() and not any(p.iterdir()): p.rmdir()
+        raise
+    finally: socket.setdefaulttimeout(patience)
+
 # %% ../nbs/00_data.ipynb #23c22c74
 def download_raw(name:str, # 'mnist' or 'fashion'
                  place:Path, # folder that will hold MNIST/raw; made if need be
@@ -158,22 +176,12 @@ def download_raw(name:str, # 'mnist' or 'fashion'
     from torchvision import datasets
     source = getattr(datasets, RAW[name][0])
     if reason := why_unreachable(source.mirrors): raise ConnectionError(reason)
-    new = [p for p in (place, *place.parents) if not os.path.exists(p)]
-    patience = socket.getdefaulttimeout()
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        socket.setdefaulttimeout(30) # torchvision sets none: a stalled transfer would wait for ever
-        with TemporaryDirectory(prefix='.download-', dir=place) as beside:
-            raw = Path(source(beside, download=True).raw_folder)
-            for f in RAW_FILES: read_idx(raw/f)
-            home = place/RAW[name][0]/'raw'
-            home.mkdir(parents=True, exist_ok=True)
-            for f in RAW_FILES: os.replace(raw/f, home/f)
-    except BaseException:
-        for p in new:
-            if p.exists() and not any(p.iterdir()): p.rmdir()
-        raise
-    finally: socket.setdefaulttimeout(patience)
+    with downloading(place) as beside:
+        raw = Path(source(beside, download=True).raw_folder)
+        for f in RAW_FILES: read_idx(raw/f)
+        home = place/RAW[name][0]/'raw'
+        home.mkdir(parents=True, exist_ok=True)
+        for f in RAW_FILES: os.replace(raw/f, home/f)
 
 # %% ../nbs/00_data.ipynb #1f58afee
 def read_raw(raw:Path, # folder with the four files
@@ -250,6 +258,50 @@ def load_digits(split:str='train', # 'train' or 'test', 4:1
     pixels = torch.from_numpy((found.images[chosen] * 255 / 16).round().astype(np.uint8))
     origin = f'{split} part of the UCI digits in scikit-learn'
     return Images(pixels[:, None], torch.from_numpy(found.target[chosen]).long(), RAW['mnist'][2], 'digits', origin, split)
+
+# %% ../nbs/00_data.ipynb #4adf626f
+def load_svhn(split:str='train', # 'train' or 'test'
+              data_dir:str|os.PathLike|None=None, # folder to look in first for SVHN/*.mat, and to download to
+              download:bool=True, # try the network when no place has the files
+              extra:bool=False, # add the 531,131 extra pictures to the training images
+             )->Images: # uint8 (N, 3, 32, 32)
+    "Street View House Numbers, through torchvision."
+    from torchvision.datasets import SVHN
+    parts = ['train', 'extra'] if extra and split == 'train' else [split]
+    files, addresses = [SVHN.split_list[p][1] for p in parts], [SVHN.split_list[p][0] for p in parts]
+    places = data_places(data_dir)
+    def whole(home): return all(os.path.isfile(home/f) for f in files)
+    home = next((p/'SVHN' for p in places if whole(p/'SVHN')), (places[0] if data_dir else places[-1])/'SVHN')
+    try:
+        if not whole(home):
+            if reason := why_unreachable(addresses) if download else 'not asked for': raise ConnectionError(reason)
+            with downloading(home) as beside:
+                for part in parts: SVHN(beside, part, download=True)
+                for f in files: os.replace(Path(beside)/f, home/f)
+    except (OSError, RuntimeError) as e:
+        raise InputError(f'SVHN is not in {" or ".join(map(str, places))} and was not downloaded ({e}): put SVHN/{files[0]} '
+                         'into one of these folders, or into $SPHERE_MNIST_DATA') from e
+    try: read = [SVHN(home, part) for part in parts]
+    except Exception as e: # RuntimeError of a wrong sum; what scipy says of a damaged file can be anything
+        raise InputError(f'{home} holds a damaged file ({e}): delete {" and ".join(files)} there and load again') from e
+    pixels = torch.from_numpy(np.ascontiguousarray(np.concatenate([r.data for r in read])))
+    labels = torch.from_numpy(np.concatenate([r.labels for r in read]))
+    name = 'svhn_extra' if extra else 'svhn'
+    return Images(pixels, labels, RAW['mnist'][2], name, f'SVHN {" and ".join(parts)} pictures in {home}, for non-commercial use', split)
+
+# %% ../nbs/00_data.ipynb #9d72f636
+def make_arcs(n:int=5000, # points, 1 or more
+              seed:int=0, # of the draw
+              split:str='all', # what to call it
+             )->Images: # float32 (n, 2); the label is the number of the arm
+    "Points on five arcs, like the arms of a spiral."
+    if n < 1: raise InputError(f'{n} points: ask for 1 or more')
+    across, along = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed)).T
+    arm = torch.arange(n) % 5
+    direction = torch.deg2rad(4.2 + 72. * arm)
+    def at(angle): return torch.stack([angle.cos(), angle.sin()], 1)
+    points = .6 * at(direction) + (.363 + .025 * across)[:, None] * at(direction + torch.deg2rad(86 + 32 * along))
+    return Images(points, arm, tuple('12345'), 'spiral', f'{n:,} points drawn on 5 arcs, seed {seed}', split)
 
 # %% ../nbs/00_data.ipynb #37d5a630
 def as_pixels(array, # array, tensor or nested lists: (N, D), (N, H, W), (N, C, H, W) or (N, H, W, C)
@@ -498,15 +550,15 @@ def divide(images:Images, # the training images
     chosen = order[:held] if split == 'validation' else order[held:]
     return replace(images[chosen.sort().values], split=split, origin=f'{split} part (5:1) of {images.origin}')
 
-# %% ../nbs/00_data.ipynb #0efd3bba
-NAMES = ('mnist', 'fashion', 'mnist5k', 'digits')
+# %% ../nbs/00_data.ipynb #8867b551
+NAMES = ('mnist', 'fashion', 'mnist5k', 'digits', 'svhn', 'svhn_extra', 'spiral')
 SPLITS = ('train', 'test', 'fit', 'validation')
 
 # %% ../nbs/00_data.ipynb #65f3f81f
 def load_named(source:str|os.PathLike, # a name, or the path of a folder, a picture, an .npz or .npy file
                split:str, # 'train' or 'test'
-               data_dir:str|os.PathLike|None=None, # where to look for MNIST first, and to download it to
-               download:bool=True, # try the network where MNIST is not at hand
+               data_dir:str|os.PathLike|None=None, # where to look for data sets first, and to download them to
+               download:bool=True, # try the network where a data set is not at hand
                image_size:int|tuple[int, int]|None=None, # height and width wanted, for pictures
               )->Images: # the split
     "Images by name or path."
@@ -515,6 +567,8 @@ def load_named(source:str|os.PathLike, # a name, or the path of a folder, a pict
     if name in RAW: return load_raw(name, split, data_dir, download)
     if name == 'mnist5k': return load_mnist5k(split)
     if name == 'digits': return load_digits(split)
+    if name == 'spiral': return make_arcs(seed=int(split == 'test'), split=split)
+    if name in ('svhn', 'svhn_extra'): return load_svhn(split, data_dir, download, name == 'svhn_extra')
     if not name.strip(): raise InputError(f'the name of the data is empty: use one of {known}, or a path')
     if os.path.isdir(path): return load_folder(path, split, image_size)
     if os.path.exists(path):
@@ -528,8 +582,8 @@ def load_named(source:str|os.PathLike, # a name, or the path of a folder, a pict
 # %% ../nbs/00_data.ipynb #adbe5ca9
 def load_images(source='mnist', # a name, a folder or picture, an .npz or .npy file, an array, tensor, (X, y) or Images
                 split:str='train', # 'train', 'test', or 'fit' and 'validation' that divide the training images 5:1
-                data_dir:str|os.PathLike|None=None, # where to look for MNIST first, and to download it to
-                download:bool=True, # try the network where MNIST is not at hand
+                data_dir:str|os.PathLike|None=None, # where to look for data sets first, and to download them to
+                download:bool=True, # try the network where a data set is not at hand
                 image_size:int|tuple[int, int]|None=None, # height and width wanted; as they are when not given
                )->Images: # the split as one tensor
     "Load images or features from any source."

@@ -30,7 +30,7 @@ class Spherical(System):
         shape:tuple, # (C, H, W) of the images, or (D,) of features
         n_clusters:int=10, # K
         dim:int=64, # of the space around the sphere
-        encoder:str='small', # and its decoder: 'small', 'resnet18' or 'mlp'
+        encoder:str='small', # of images, with its decoder: small, resnet18 (published) or mlp
         width:int=16, # channels of the small encoder's first map
         warp:str='handwriting', # a name in `WARPS`
         together:bool=True, # one forward for two warped views and the prototypes; False: three, as published

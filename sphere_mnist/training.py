@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SHAPES', 'scheduled', 'counted', 'Batch', 'System', 'write_whole', 'tensors', 'read_tensors', 'load_tensors', 'Stage',
            'share_epochs', 'preset_stages', 'batches', 'save_checkpoint', 'load_checkpoint', 'NonFiniteLoss',
-           'check_finite', 'choose_device', 'Run', 'train', 'progress_bar', 'train_stage', 'train_epoch']
+           'check_finite', 'choose_device', 'keep_memory', 'Run', 'train', 'progress_bar', 'train_stage', 'train_epoch']
 
-# %% ../nbs/06_train.ipynb #c6489a80
-import hashlib, io, json, math, os, shutil, sys, time
+# %% ../nbs/06_train.ipynb #84674073
+import ctypes, hashlib, io, json, math, os, shutil, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +104,14 @@ class System(nn.Module, PyTorchModelHubMixin):
     def finish(self):
         "Let go of what only training needs, after the last stage."
 
+    def scores(self, images:Images)->dict: # name -> number
+        "Scores of this kind of system, besides those that all have."
+        return {}
+
+    def figures(self, images:Images)->dict: # name -> function that makes a matplotlib Figure
+        "Figures of this kind of system, besides those that all have."
+        return {}
+
     def monitor(self)->dict:
         "What an epoch's row of `metrics.jsonl` says besides the terms; JSON values."
         return {}
@@ -174,7 +182,7 @@ def load_tensors(
             module.get_submodule(owner).register_buffer(leaf, torch.empty_like(values[name], device=buffer.device))
     module.load_state_dict(values)
 
-# %% ../nbs/06_train.ipynb #a35e792b
+# %% ../nbs/06_train.ipynb #9b809f2f
 @dataclass
 class Stage:
     "A part of a run: a system, the weights of its terms, and for how long."
@@ -189,7 +197,10 @@ class Stage:
 
     def __post_init__(self):
         if not self.weights: raise InputError('A stage without weights trains nothing: name at least one term.')
-        for value in (self.lr, *self.weights.values()): scheduled(value, 0.)
+        for name, value in {'learning rate': self.lr, **{f'weight of {k!r}': w for k, w in self.weights.items()}}.items():
+            scheduled(value, 0.) # a number or a schedule
+            if min(value[:2] if isinstance(value, (list, tuple)) else [value]) < 0:
+                raise InputError(f'The {name} is {value!r}: give 0 or more.')
         if self.epochs < 0: raise InputError(f'epochs is {self.epochs}: give 0 or more.')
         if self.batch_size < 2: raise InputError(f'batch_size is {self.batch_size}: give 2 or more.')
 
@@ -212,17 +223,19 @@ def preset_stages(
     preset:str|None, # a name in `system.presets`, None for the first
     images:Images, # training images
     exemplars:Images|None=None, # one or more labelled images per class, None for no labels
-    n_clusters:int|None=None, # K; by default the number of classes among the exemplars, or of the images
+    n_clusters:int|None=None, # K; by default the preset's, or the number of classes among the exemplars, or of the images
     epochs:int|None=None, # of all stages together, instead of the preset's
     weights:dict|None=None, # term -> number or schedule, instead of the preset's
     seed:int=0,
+    batch_size:int|None=None, # of all stages, instead of the preset's
+    lr:float|list|None=None, # of all stages, instead of the preset's
     **options, # instead of the preset's arguments for the system
 )->list[Stage]:
     "The stages of a preset, ready for `train`."
     chosen = system.presets[choose(preset or next(iter(system.presets)), system.presets, 'preset')]
     known = dict.fromkeys(k for p in system.presets.values() for s in p['stages'] for k in s['weights'])
     for term in weights or {}: choose(term, known, 'loss term')
-    K = (exemplars or images).n_classes if n_clusters is None else n_clusters
+    K = chosen.get('n_clusters', (exemplars or images).n_classes) if n_clusters is None else n_clusters
     if K < 2: raise InputError(f'{K} clusters: give 2 or more (--clusters), or exemplars of two classes.')
     if K > len(images): raise InputError(f'{K} clusters for {len(images)} images: give more images or fewer clusters.')
     with torch.random.fork_rng(devices=[]):
@@ -233,8 +246,9 @@ def preset_stages(
     used = {k for s in stages for k in s['weights']}
     for s in stages:
         # Few images get smaller batches and more epochs, so that a stage has the steps that it needs.
-        s['batch_size'] = max(2, min(s['batch_size'], len(images)//16))
-        s['epochs'] = max(s['epochs'], math.ceil(s.pop('steps', 0)/math.ceil(len(images)/s['batch_size'])))
+        s['batch_size'] = max(2, min(s['batch_size'], len(images)//16)) if batch_size is None else batch_size
+        s['epochs'] = max(s['epochs'], math.ceil(s.pop('steps', 0)/math.ceil(len(images)/max(1, s['batch_size']))))
+        if lr is not None: s['lr'] = lr
         s['settings'] = {k: v for k, v in s.get('settings', {}).items() if k not in options}
         s['weights'] = {k: (weights or {}).get(k, w) for k, w in s['weights'].items()}
     stages[-1]['weights'] |= {k: w for k, w in (weights or {}).items() if k not in used}
@@ -330,6 +344,14 @@ def choose_device(
         raise InputError(f'The device {device!r} is not available here: use cpu or auto.') from None
     return chosen
 
+# %% ../nbs/06_train.ipynb #46fe3bd4
+def keep_memory():
+    "Keep freed memory for the next step, where the C library is glibc; nothing elsewhere."
+    try: mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError): return
+    mallopt(-3, 1 << 25) # M_MMAP_THRESHOLD: blocks up to 32 MB, the most it allows, come from the heap
+    mallopt(-1, 1 << 30) # M_TRIM_THRESHOLD: of which up to 1 GB may lie idle
+
 # %% ../nbs/06_train.ipynb #abac9224
 class Run:
     "A run's folder: its rows, its checkpoints, and where it stands."
@@ -377,6 +399,7 @@ def train(
 )->System: # the last stage's system, in evaluation mode
     "Train a list of stages on images, with a checkpoint after each epoch."
     from accelerate import Accelerator
+    keep_memory()
     place = choose_device(device)
     accelerator = Accelerator(cpu=place.type == 'cpu', mixed_precision='no')
     systems = list({id(s.system): s.system for s in stages}.values())

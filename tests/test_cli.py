@@ -255,6 +255,20 @@ MISTAKES = [
     ('cluster --data digits --exemplars 0 1 2 3 4 5 6 7 8 99999', '99999 is outside the data'),
     ('cluster --data digits --exemplars 0 one', 'NAME=PICTURE'),
     ('cluster --data digits --exemplars a=nowhere.png b=file', 'nowhere.png'),
+    ('cluster --data digits --batch-size 1', '--batch-size 1'),
+    ('cluster --data digits --lr -1', 'The learning rate is -1.0'),
+    ('cluster --data digits --lr [.1,-1,linear]', 'give 0 or more'),
+    ('cluster --data digits --lr fast', '--lr fast'),
+    ('cluster --data digits --weights.cluster -1', "The weight of 'cluster' is -1"),
+    ('cluster --data digits --dim 0', '--dim 0: give 1 or more'),
+    ('cluster --data digits --kappa .nan', '--kappa nan'),
+    ('cluster --data digits --together maybe', 'give true or false'),
+    ('cluster --data digits --estimator gumbel', "'spherical' has no --estimator: it has --dim"),
+    ('cluster --data digits --system gmvae --temperature 1', "'gmvae' has no --temperature: it has --latent-dim"),
+    ('cluster --data digits --system gmvae --network fcc', "did you mean 'fc'"),
+    ('cluster --data digits --system gmvae --network conv', 'is for images of 28 x 28'),
+    ('cluster --data digits --system gumbel --temperature [1,0,exponential]', 'above 0'),
+    ('cluster --data digits --system gumbel --estimater gumbel', 'did you mean --estimator'),
     ('cluster --data digits --clusters 1', 'give 2 or more'),
     ('cluster --data digits --clusters 0', 'give 2 or more'),
     ('cluster --data few.npz --clusters 7', '7 clusters for 6 images'),
@@ -398,6 +412,72 @@ def test_a_ledger_row_knows_its_overrides_and_no_paths(tmp_path):
     row = json.loads(Path('l.jsonl').read_text())
     assert set(row) == {*cli.RESULT, 'warp', 'weights', 'version', 'commit', 'torch', 'hardware'}
     assert row['weights'] == {'cluster': 0} and str(tmp_path) not in json.dumps(row)
+
+
+def test_a_system_is_told_its_settings(capsys):
+    said = ['--system', 'gumbel', '--data', 'digits', '--preset', 'published', '--epochs', '1', '--batch-size', '64', '--lr', '[2e-3,0,linear]',
+            '--hidden', '32', '--estimator', 'straight_through', '--temperature', '[1,.5,exponential]', '--exact-kl', 'true']
+    assert cli.main(['cluster', *said, '--out', 'run', '--ledger', 'l.jsonl']) == 0
+    row, config = json.loads(Path('l.jsonl').read_text()), cli.read_config(Path('run'))
+    told = dict(batch_size=64, lr=[.002, 0, 'linear'], hidden=32, estimator='straight_through', temperature=[1, .5, 'exponential'], exact_kl=True)
+    for key, value in told.items(): assert row[key] == config[key] == value
+    assert set(row) == {*cli.RESULT, *told, 'version', 'commit', 'torch', 'hardware'}
+    assert not {'encoder', 'latent_dim', 'warp'} & set(Path('run/config.yaml').read_text().replace(':', '').split())
+    _, _, system = cli.load_run(Path('run'))
+    assert (system.estimator, system.temperature, system.exact_kl) == ('straight_through', [1, .5, 'exponential'], True)
+    assert len(Path('run/metrics.jsonl').read_text().splitlines()) == 1 and json.loads(Path('run/metrics.jsonl').read_text())['step'] == 23
+    assert cli.main(['cluster', *said, '--resume', '--out', 'run']) == 0
+    capsys.readouterr()
+    Path('run/result.json').unlink()
+    assert cli.main(['cluster', '--resume', '--out', 'run', '--hidden', '64']) == 2
+    assert 'started with hidden 32, not 64' in only_line(capsys)
+    assert cli.main(['cluster', '--config', 'run/config.yaml', '--print_config']) == 0
+    Path('settings.yaml').write_text(capsys.readouterr().out)
+    assert cli.main(['cluster', '--config', 'settings.yaml', '--out', 'again']) == 0
+    assert Path('again/model.safetensors').read_bytes() == Path('run/model.safetensors').read_bytes()
+
+
+@pytest.mark.parametrize('system', ['gmvae', 'gumbel'])
+def test_every_system_goes_on_to_the_same_bits(system, monkeypatch):
+    from sphere_mnist import gmvae, gumbel
+    module, calls = dict(gmvae=gmvae, gumbel=gumbel)[system], []
+    original = module.consistency_loss
+    def stopped(*args):
+        calls.append(1)
+        if len(calls) == 20: raise KeyboardInterrupt
+        return original(*args)
+    monkeypatch.setattr(module, 'consistency_loss', stopped)
+    said = ['--system', system, '--data', 'digits', '--epochs', '6']
+    assert cli.main(['cluster', *said, '--out', 'run']) == 130
+    assert cli.main(['cluster', '--resume', '--out', 'run']) == 0
+    assert cli.main(['cluster', *said, '--out', 'unbroken']) == 0
+    assert Path('run/model.safetensors').read_bytes() == Path('unbroken/model.safetensors').read_bytes()
+    result = json.loads(Path('run/result.json').read_text())
+    assert ('acc_aae' in result) == (system == 'gmvae')
+    Image.new('L', (20, 20), 128).save('x.png')
+    assert cli.main(['evaluate', 'run']) == cli.main(['predict', 'x.png', '--run', 'run']) == 0
+    assert json.loads(Path('run/result.json').read_text()) == result
+
+
+def test_figures_of_a_mixture(tmp_path, monkeypatch):
+    said = ['--system', 'gmvae', '--preset', 'spiral', '--data', 'spiral', '--epochs', '2', '--visualise', '1']
+    assert cli.main(['cluster', *said, '--out', str(tmp_path/'run')]) == 0
+    _, result, system = cli.load_run(tmp_path/'run')
+    assert (result['data'], result['epochs'], system.n_clusters) == ('spiral', 2, 8)
+    monkeypatch.undo()
+    warned = cli.run_figures(system, data.load_images('spiral', 'test'), tmp_path/'run', 60)
+    assert not [line for line in warned if line.startswith('no figure')]
+    names = {f.name for f in (tmp_path/'run/figures').iterdir()}
+    assert {'curves.png', 'tsne.png', 'latent.png', 'training.gif'} <= names
+    assert (tmp_path/'run/figures/training.gif').read_bytes()[:3] == b'GIF'
+
+
+def test_old_run_folders_load(finished):
+    "Settings that came later are missing from the folders of earlier versions."
+    folder = copied(finished)
+    config = [l for l in (folder/'config.yaml').read_text().splitlines(True) if not l.startswith(('batch_size', 'lr'))]
+    (folder/'config.yaml').write_text(''.join(config) + 'encoder: null\nwarp: null\n')
+    assert cli.main(['evaluate', 'copy']) == cli.main(['cluster', '--resume', '--out', 'copy']) == 0
 
 
 def test_the_published_encoder_says_how_long_it_takes(monkeypatch, capsys):
