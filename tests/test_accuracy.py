@@ -30,7 +30,7 @@ def complete(result, data, n):
 def test_the_shipped_digits(tmp_path):
     result = cluster(tmp_path, '--data', 'mnist5k')
     complete(result, 'mnist5k', 1000)
-    assert result['acc_exemplar'] >= .90, result
+    assert result['acc_exemplar'] >= .95, result
     files = {str(f.relative_to(tmp_path/'run')) for f in (tmp_path/'run').rglob('*')}
     assert {'config.yaml', 'metrics.jsonl', 'result.json', 'model.safetensors', 'config.json', 'figures/confusion.png'} <= files
 
@@ -40,4 +40,4 @@ def test_the_shipped_digits(tmp_path):
 def test_mnist(tmp_path):
     result = cluster(tmp_path, '--data', 'mnist')
     complete(result, 'mnist', 10_000)
-    assert result['acc_exemplar'] >= .95, result
+    assert result['acc_exemplar'] >= .97, result
