@@ -10,7 +10,7 @@ __all__ = ['SYSTEMS', 'APART', 'RESULT', 'system_class', 'system_settings', 'all
            'provenance', 'append_row', 'run_figures', 'reconstructed', 'load_run', 'evaluate', 'predict', 'Terminated',
            'listening', 'main', 'stop']
 
-# %% ../nbs/51_cli.ipynb #84678170
+# %% ../nbs/51_cli.ipynb #38996261
 import copy, csv, inspect, json, math, os, platform, re, shlex, shutil, signal, subprocess, sys, threading, time, warnings
 from argparse import ArgumentError
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ from .evaluation import assign_all, confusion, embed_all, evaluating
 from .evaluation import evaluate as evaluate_system
 from .models import choose_precision
 from .training import (Batch, NonFiniteLoss, Stage, System, choose, choose_device, counted, preset_stages,
-                                   train, write_whole)
+                                   train_again, write_whole)
 
 # %% ../nbs/51_cli.ipynb #50d6f340
 SYSTEMS = dict(spherical='sphere_mnist.spherical.Spherical', gmvae='sphere_mnist.gmvae.GMVAE',
@@ -342,8 +342,9 @@ def cluster(
     images, scored = load_split(args)
     if not os.path.exists(args.data): args.data = images.name # the shipped digits where MNIST cannot be had
     exemplars, indices, draw = chosen_exemplars(args, images)
-    stages = preset_stages(made, args.preset, images, exemplars, args.clusters, args.epochs, args.weights, args.seed,
-                           args.batch_size, args.lr, **chosen_settings(args))
+    def make(seed): return preset_stages(made, args.preset, images, exemplars, args.clusters, args.epochs, args.weights,
+                                         seed, args.batch_size, args.lr, **chosen_settings(args))
+    stages = make(args.seed)
     if first and not args.resume: start_folder(folder, args)
     try:
         if first: print(f'{args.system} ({args.preset}) on {len(images):,} images of {images.name}, in {folder}', flush=True)
@@ -351,10 +352,10 @@ def cluster(
             device = choose_device(args.device)
             print(estimate(stages, images, device, choose_precision(args.precision, device)), flush=True)
         before = seconds_trained(folder) if args.resume else 0
-        system = train(stages, images, folder, args.seed, args.resume, args.device, args.precision)
+        system, collapsed = train_again(make, images, folder, args.seed, args.resume, device=args.device, precision=args.precision)
         if not first: return {}
         result = dict(system=args.system, preset=args.preset, data=images.name, split=scored.split, n=0, seed=args.seed,
-                      draw=draw, exemplars=indices) | all_scores(system, scored)
+                      draw=draw, exemplars=indices) | all_scores(system, scored) | dict(restarts=collapsed)
         return finish(folder, system, scored, result, before, args, sum(s.epochs for s in stages))
     except (KeyboardInterrupt, OSError) as e:
         e.add_note(f'go on with: sphere_mnist cluster --resume --out {shlex.quote(str(folder))}')
@@ -409,9 +410,9 @@ def write_result(
     "Write `result.json`."
     write_whole(folder/'result.json', lambda f: f.write_text(json.dumps(result, indent=2) + '\n'))
 
-# %% ../nbs/51_cli.ipynb #aa24cb37
-RESULT = tuple('system preset data split n seed draw exemplars acc_exemplar acc majority_acc nmi ari clusters_used seconds '
-               'epochs threads'.split()) # the keys of every `result.json`
+# %% ../nbs/51_cli.ipynb #0b08bcbb
+RESULT = tuple('system preset data split n seed draw exemplars acc_exemplar acc majority_acc nmi ari clusters_used restarts '
+               'seconds epochs threads'.split()) # the keys of every `result.json`
 
 # %% ../nbs/51_cli.ipynb #b71a0353
 def read_result(

@@ -49,7 +49,7 @@ def conv_block(
 )->list: # of layers
     "A convolution without bias, batch norm and ReLU."
     convolution = nn.Conv2d(c_in, c_out, size, stride, padding=size//2, bias=False)
-    return [convolution, nn.BatchNorm2d(c_out), nn.ReLU()]
+    return [convolution, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)] # in place: a map less to write
 
 # %% ../nbs/03_models.ipynb #67b1f782
 def check_shape(

@@ -71,7 +71,7 @@ class Spherical(System):
         found = discover(codes[some].cpu(), self.n_clusters, n_central=n_central,
                          others=(blurred_pixels(to_float(images.pixels[some])).cpu(),) if self.pixel_graph else ())
         labels = found.labels.to(device)
-        self.found = torch.cat([nearest_labels(codes[i.to(device)], codes[some], labels) for i in chunks])
+        self.found = nearest_labels(codes, codes[some], labels)
         self.found[some] = labels
         self.prototypes = images.pixels[some[found.central.flatten().to(device)]]
         self.groups = torch.arange(self.n_clusters, device=device).repeat_interleave(n_central)
@@ -150,9 +150,9 @@ def published_preset(
     return dict(system=dict(dim=5, width=8, warp='published', together=False),
                 stages=[dict(weights=weights, epochs=300, lr=5e-4, batch_size=128)])
 
-# %% ../nbs/10_spherical.ipynb #7d23f869
+# %% ../nbs/10_spherical.ipynb #4ac4007e
 GROW = dict(weights=dict(exemplar=1, balance=1, sharpness=.3, consistency=1, discovered=3), prepare='discover',
-            steps=130, lr=[4e-3, 0, 'linear'], batch_size=256, betas=(.9, .95), settings=dict(warp='handwriting_wide'))
+            steps=96, lr=[4e-3, 0, 'linear'], batch_size=512, betas=(.9, .95), settings=dict(warp='handwriting_wide'))
 CONTRAST = dict(weights=dict(contrast=1), steps=350, lr=[5e-3, 0, 'linear'], batch_size=256, betas=(.9, .95))
 Spherical.presets = dict(
     fast=dict(system={}, stages=[dict(CONTRAST, epochs=2), dict(GROW, epochs=1), dict(GROW, epochs=2)]),

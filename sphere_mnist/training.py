@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['SHAPES', 'scheduled', 'counted', 'Batch', 'System', 'write_whole', 'tensors', 'read_tensors', 'load_tensors', 'Stage',
            'share_epochs', 'preset_stages', 'batches', 'save_checkpoint', 'load_checkpoint', 'NonFiniteLoss',
-           'check_finite', 'choose_device', 'keep_memory', 'Run', 'train', 'progress_bar', 'train_stage', 'train_epoch']
+           'check_finite', 'choose_device', 'keep_memory', 'spread', 'watch', 'Run', 'train', 'progress_bar',
+           'train_stage', 'train_epoch', 'train_again', 'forget']
 
-# %% ../nbs/06_train.ipynb #84674073
+# %% ../nbs/06_train.ipynb #d9e7c9fc
 import ctypes, hashlib, io, json, math, os, shutil, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from torch import nn, Tensor
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from .data import Images, InputError, choose
+from .data import Images, InputError, choose, to_float
+from .evaluation import clusters_used, evaluating
 from .models import choose_precision
 
 # %% ../nbs/06_train.ipynb #d5c9c2f0
@@ -99,6 +101,14 @@ class System(nn.Module, PyTorchModelHubMixin):
 
     def names(self)->Tensor|None: # int64 (K,): the class of each cluster, -1 unnamed
         "What the exemplars call each cluster, or None without exemplars."
+        return None
+
+    def batches(self, n:int, batch_size:int, generator:torch.Generator)->list[Tensor]: # int64 positions of each batch
+        "Which of `n` images each step of an epoch sees."
+        return batches(n, batch_size, generator)
+
+    def validate(self, images:Images, weights:dict[str, float])->float|None: # lower is better; None: the last epoch is kept
+        "What the best epoch of a stage is chosen by: asked after each epoch, with the training images and the last weights."
         return None
 
     def finish(self):
@@ -182,7 +192,7 @@ def load_tensors(
             module.get_submodule(owner).register_buffer(leaf, torch.empty_like(values[name], device=buffer.device))
     module.load_state_dict(values)
 
-# %% ../nbs/06_train.ipynb #9b809f2f
+# %% ../nbs/06_train.ipynb #86c33841
 @dataclass
 class Stage:
     "A part of a run: a system, the weights of its terms, and for how long."
@@ -194,6 +204,7 @@ class Stage:
     settings: dict = field(default_factory=dict) # attributes of the system from this stage on
     prepare: str = '' # method of the system called once before the stage: prepare(images, generator)
     betas: tuple = (.9, .999) # of Adam
+    patience: int = 0 # epochs without a better validation before the stage ends; 0: it runs to its end
 
     def __post_init__(self):
         if not self.weights: raise InputError('A stage without weights trains nothing: name at least one term.')
@@ -203,6 +214,7 @@ class Stage:
                 raise InputError(f'The {name} is {value!r}: give 0 or more.')
         if self.epochs < 0: raise InputError(f'epochs is {self.epochs}: give 0 or more.')
         if self.batch_size < 2: raise InputError(f'batch_size is {self.batch_size}: give 2 or more.')
+        if self.patience < 0: raise InputError(f'patience is {self.patience}: give 0 or more.')
 
     def apply_settings(self):
         "Set the attributes that the system has from this stage on."
@@ -229,6 +241,7 @@ def preset_stages(
     seed:int=0,
     batch_size:int|None=None, # of all stages, instead of the preset's
     lr:float|list|None=None, # of all stages, instead of the preset's
+    patience:int|None=None, # of all stages, instead of the preset's
     **options, # instead of the preset's arguments for the system
 )->list[Stage]:
     "The stages of a preset, ready for `train`."
@@ -248,7 +261,7 @@ def preset_stages(
         # Few images get smaller batches and more epochs, so that a stage has the steps that it needs.
         s['batch_size'] = max(2, min(s['batch_size'], len(images)//16)) if batch_size is None else batch_size
         s['epochs'] = max(s['epochs'], math.ceil(s.pop('steps', 0)/math.ceil(len(images)/max(1, s['batch_size']))))
-        if lr is not None: s['lr'] = lr
+        s |= {k: v for k, v in dict(lr=lr, patience=patience).items() if v is not None}
         s['settings'] = {k: v for k, v in s.get('settings', {}).items() if k not in options}
         s['weights'] = {k: (weights or {}).get(k, w) for k, w in s['weights'].items()}
     stages[-1]['weights'] |= {k: w for k, w in (weights or {}).items() if k not in used}
@@ -271,6 +284,7 @@ def save_checkpoint(
     systems:list[System],
     optimiser:torch.optim.Optimizer|None, # None after the last step of a stage
     state:dict, # JSON: where the run stands
+    best:dict[str, Tensor]|None=None, # weights of the stage's best epoch so far
 ):
     "Add a checkpoint to a run, then remove the older ones."
     top = folder/'checkpoints'
@@ -281,6 +295,7 @@ def save_checkpoint(
     if optimiser is not None:
         torch.save(optimiser.state_dict(), buffer := io.BytesIO())
         files['optimiser.pt'] = buffer.getvalue()
+    if best is not None: files['best.safetensors'] = save(best)
     files['manifest.json'] = json.dumps({k: hashlib.sha256(v).hexdigest() for k, v in files.items()}, indent=1).encode()
     shutil.rmtree(new, ignore_errors=True)
     try:
@@ -297,7 +312,7 @@ def save_checkpoint(
 def load_checkpoint(
     folder:Path, # the run folder
     systems:list[System], # get the saved values
-)->tuple[dict, dict|None]|None: # state, optimiser state; None where the run has no checkpoint yet
+)->tuple[dict, dict|None, dict|None]|None: # state, optimiser state, best weights; None where the run has no checkpoint yet
     "The newest checkpoint of a run; a damaged one is an error."
     found = sorted(p for p in (folder/'checkpoints').glob('*') if p.is_dir() and not p.name.startswith('.'))
     if not found: return None
@@ -308,11 +323,12 @@ def load_checkpoint(
         state = json.loads((path/'state.json').read_text())
         saved = load_file(path/'systems.safetensors')
         optimiser = torch.load(path/'optimiser.pt', weights_only=True) if (path/'optimiser.pt').exists() else None
+        best = load_file(path/'best.safetensors') if (path/'best.safetensors').exists() else None
     except (OSError, ValueError, SafetensorError) as e:
         raise InputError(f'The checkpoint {path} is damaged ({e}): start the run again in a new folder.') from None
     for i, system in enumerate(systems):
         load_tensors(system, {k.partition('.')[2]: v for k, v in saved.items() if k.partition('.')[0] == str(i)})
-    return state, optimiser
+    return state, optimiser, best
 
 # %% ../nbs/06_train.ipynb #f68e8966
 class NonFiniteLoss(ArithmeticError):
@@ -352,25 +368,50 @@ def keep_memory():
     mallopt(-3, 1 << 25) # M_MMAP_THRESHOLD: blocks up to 32 MB, the most it allows, come from the heap
     mallopt(-1, 1 << 30) # M_TRIM_THRESHOLD: of which up to 1 GB may lie idle
 
+# %% ../nbs/06_train.ipynb #afbfcfdd
+def spread(
+    system:System,
+    images:Images, # of which the first thousand of a fixed permutation are looked at
+)->dict: # largest share, clusters in use, entropy of the mean assignment in nats; empty for a system without clusters
+    "How evenly the clusters are used."
+    some = torch.randperm(len(images), generator=counted(0))[:1000].to(images.pixels.device)
+    try:
+        with evaluating(system): p = system.assign(to_float(images.pixels[some])).float()
+    except NotImplementedError: return {}
+    assigned, mean = p.argmax(1).cpu(), p.mean(0)
+    return dict(largest=round(assigned.bincount().max().item()/len(p), 4), clusters_used=clusters_used(assigned, p.shape[1]),
+                n_clusters=p.shape[1], entropy=round(-torch.xlogy(mean, mean).sum().item(), 4))
+
+# %% ../nbs/06_train.ipynb #29e57946
+def watch(
+    system:System,
+    images:Images, # it is trained on
+)->dict: # `spread`, what the system's own monitor says, and a warning or None
+    "What an epoch's row says about the clusters."
+    found, own = spread(system, images), system.monitor()
+    lost = found['n_clusters'] - found['clusters_used'] if found else 0
+    warning = f'{lost} of {found["n_clusters"]} clusters are empty, the largest holds {found["largest"]:.0%} of the images' if lost else None
+    return {**found, **own, 'warning': own.get('warning') or warning}
+
 # %% ../nbs/06_train.ipynb #abac9224
 class Run:
     "A run's folder: its rows, its checkpoints, and where it stands."
     def __init__(self, folder, systems, resume, seed, main):
-        self.folder, self.systems, self.main, self.rows, self.optimiser = folder, systems, main, [], None
+        self.folder, self.systems, self.main, self.rows, self.optimiser, self.best = folder, systems, main, [], None, None
         self.state = dict(stage=0, epoch=0, step=0, seconds=0., finished=False, seed=seed,
-                          systems=[s.name for s in systems])
+                          systems=[s.name for s in systems], validation=None, best_epoch=0)
         if folder is None: return
         if folder.exists() and any(folder.iterdir()) and not resume and (
                 (folder/'checkpoints').exists() or (folder/'metrics.jsonl').exists()):
             raise InputError(f'The run folder {folder} exists already: resume it, or choose another folder.')
         found = load_checkpoint(folder, systems) if resume else None
         if found:
-            state, self.optimiser = found
+            state, self.optimiser, self.best = found
             for key in ('systems', 'seed'):
                 if state[key] != self.state[key]: raise InputError(
                     f'The checkpoint in {folder} was made with {key} {state[key]}, not {self.state[key]}: resume it '
                     'with the settings it was started with.')
-            self.state = state
+            self.state |= state
             rows = (folder/'metrics.jsonl').read_text().splitlines() if (folder/'metrics.jsonl').exists() else []
             # An interrupted run may have written a row that its checkpoint does not know yet.
             try: self.rows = [r for r in map(json.loads, rows) if r['step'] <= state['step']]
@@ -384,7 +425,19 @@ class Run:
         if self.folder is None or not self.main: return
         text = ''.join(json.dumps(r) + '\n' for r in self.rows)
         write_whole(self.folder/'metrics.jsonl', lambda f: f.write_text(text))
-        save_checkpoint(self.folder, self.systems, optimiser, self.state)
+        save_checkpoint(self.folder, self.systems, optimiser, self.state, self.best)
+
+    def validate(self, stage, images, epoch, accelerator)->dict: # for the epoch's row
+        "Ask the system how good an epoch was, and keep its weights if none was better."
+        weights = {name: scheduled(w, 1.) for name, w in stage.weights.items()}
+        with torch.no_grad(): value = stage.system.eval().validate(images, weights)
+        if value is None: return {}
+        value = accelerator.reduce(torch.tensor(float(value), device=images.pixels.device), 'mean')
+        check_finite([value[None]], ['validation'], self.state['step'])
+        if self.best is None or value.item() < self.state['validation']:
+            self.best = {name: value.clone() for name, value in tensors(stage.system).items()}
+            self.state |= dict(validation=value.item(), best_epoch=epoch)
+        return dict(validation=value.item())
 
 # %% ../nbs/06_train.ipynb #50b93fc0
 def train(
@@ -417,7 +470,7 @@ def train(
     for system in systems: system.precision = torch.float32 # scored as it will be when loaded
     return stages[-1].system.eval()
 
-# %% ../nbs/06_train.ipynb #26deff32
+# %% ../nbs/06_train.ipynb #f6b28e09
 @contextmanager
 def progress_bar(
     stages:list[Stage],
@@ -427,7 +480,7 @@ def progress_bar(
 ):
     "A bar over the steps of all stages."
     from tqdm.auto import tqdm
-    total = sum(stage.epochs*max(1, math.ceil(n/stage.batch_size)) for stage in stages)
+    total = sum(stage.epochs*len(stage.system.batches(n, stage.batch_size, counted(0))) for stage in stages)
     bar = tqdm(total=total, initial=done, disable=not show, unit='step', mininterval=.5 if sys.stderr.isatty() else 15)
     try: yield bar
     finally: bar.close()
@@ -453,15 +506,18 @@ def train_stage(
     if run.optimiser: optimiser.load_state_dict(run.optimiser); run.optimiser = None
     model = accelerator.prepare_model(system) if accelerator.num_processes > 1 else system
     for epoch in range(run.state['epoch'], stage.epochs):
-        order = batches(len(images), stage.batch_size, counted(seed, number, epoch))
+        if run.best is not None and 0 < stage.patience <= epoch - run.state['best_epoch']: break
+        order = system.batches(len(images), stage.batch_size, counted(seed, number, epoch))
         mean = train_epoch(stage, model.train(), optimiser, order, epoch, images, run, seed, accelerator, bar)
         loss = sum(scheduled(w, (epoch + 1)/stage.epochs)*mean[k] for k, w in stage.weights.items())
         step, seconds = run.state['step'] + len(order), time.perf_counter() - began
         run.rows.append(dict(stage=number, epoch=epoch + 1, step=step, loss=loss, terms=mean,
-                             seconds=round(seconds, 2), **system.monitor()))
+                             seconds=round(seconds, 2)) | run.validate(stage, images, epoch + 1, accelerator) | watch(system, images))
         bar.set_description(f'stage {number + 1}, epoch {epoch + 1}/{stage.epochs}, loss {loss:.4g}', refresh=False)
         run.save(optimiser, epoch=epoch + 1, step=step, seconds=seconds)
-    run.save(None, stage=number + 1, epoch=0, seconds=time.perf_counter() - began)
+    if run.best is not None: load_tensors(system, run.best)
+    run.best = None
+    run.save(None, stage=number + 1, epoch=0, seconds=time.perf_counter() - began, validation=None, best_epoch=0)
 
 # %% ../nbs/06_train.ipynb #50aadc79
 def train_epoch(
@@ -494,3 +550,42 @@ def train_epoch(
             check_finite(history[-look:], names, step + 1 - len(history[-look:]))
         bar.update()
     return dict(zip(names, torch.stack(history).mean(0).tolist()))
+
+# %% ../nbs/06_train.ipynb #e765577c
+def train_again(
+    make, # from a seed to the list of stages
+    images:Images, # training images
+    out:str|Path|None=None, # run folder
+    seed:int=0, # of the first run; the next ones have 1000 more each
+    resume:bool=False, # go on with the run in `out`
+    restarts:int=2, # at most
+    **options, # of `train`
+)->tuple[System, list[dict]]: # the system, and for each run that collapsed its seed and how
+    "Train, and start again from another seed where at most half of the clusters are in use."
+    from accelerate import PartialState
+    record = Path(out)/'restarts.json' if out is not None else None
+    collapsed = json.loads(record.read_text()) if resume and record is not None and record.exists() else []
+    while True:
+        now = seed + 1000*len(collapsed)
+        if collapsed: resume = forget(Path(out) if out is not None else None, now)
+        system = train(make(now), images, out, now, resume, **options)
+        found = spread(system, images.to(next(system.parameters()).device))
+        if not found or 2*found['clusters_used'] > found['n_clusters'] or len(collapsed) == restarts: return system, collapsed
+        collapsed = [*collapsed, dict(seed=now) | found]
+        if record is not None and PartialState().is_main_process:
+            write_whole(record, lambda f: f.write_text(json.dumps(collapsed, indent=2) + '\n'))
+
+# %% ../nbs/06_train.ipynb #cbe5c912
+def forget(
+    folder:Path|None, # a run folder; None where this process has none
+    seed:int, # of the run that starts or goes on
+)->bool: # is there a checkpoint to go on from?
+    "Remove what a run with another seed has left."
+    from accelerate import PartialState
+    def own(): return folder is not None and any(
+        json.loads(f.read_text())['seed'] == seed for f in folder.glob('checkpoints/*/state.json'))
+    if folder is not None and PartialState().is_main_process and not own():
+        shutil.rmtree(folder/'checkpoints', ignore_errors=True)
+        (folder/'metrics.jsonl').unlink(missing_ok=True)
+    PartialState().wait_for_everyone()
+    return own()

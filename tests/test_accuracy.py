@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).parent.parent
-RESULT = ('system preset data split n seed draw exemplars acc_exemplar acc majority_acc nmi ari clusters_used seconds epochs '
+RESULT = ('system preset data split n seed draw exemplars acc_exemplar acc majority_acc nmi ari clusters_used restarts seconds epochs '
           'threads').split()
 
 
