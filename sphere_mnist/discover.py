@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['contrast_loss', 'neighbour_weights', 'nearest', 'neighbour_graph', 'modularity', 'spectral_embedding', 'fill_empty',
            'refine', 'Partition', 'Discovery', 'most_central', 'discover', 'blurred_pixels', 'nearest_labels',
-           'balance_loss', 'sharpness_loss', 'consistency_loss']
+           'Clusters', 'discover_images', 'balance_loss', 'sharpness_loss', 'consistency_loss']
 
-# %% ../nbs/09_discover.ipynb #e7f11911
+# %% ../nbs/09_discover.ipynb #c1bb9791
 import math, warnings
 from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from .data import InputError
+from .data import Images, InputError, to_float
+from .evaluation import contingency, match_clusters
 from .sphere import project
 
 # %% ../nbs/09_discover.ipynb #ec24d57f
@@ -220,6 +221,38 @@ def nearest_labels(
     cosines, voters = nearest(codes, known, min(k, len(known)))
     votes = torch.zeros(len(codes), int(labels.max()) + 1, device=codes.device)
     return votes.scatter_add_(1, labels[voters], ((cosines - 1) / temperature).exp()).argmax(1)
+
+# %% ../nbs/09_discover.ipynb #b75edd19
+class Clusters(NamedTuple):
+    "Clusters of all images."
+    labels: Tensor # (N,) int64 cluster of each image
+    central: Tensor # (K, n_central) int64 positions of each cluster's most central images, nearest first
+    codes: Tensor # (N, D) as they were embedded
+
+# %% ../nbs/09_discover.ipynb #7d5c726b
+def discover_images(
+    embed, # float images (n, ...) in [-1, 1] -> codes (n, D)
+    images:Images, # all of them
+    n_clusters:int, # K
+    generator:torch.Generator, # chooses the images of the graph
+    n:int=10_000, # images in the graph
+    n_central:int=4, # most central images wanted of each cluster
+    pixels:bool=True, # add the graph of the blurred images to that of the codes
+    before:Tensor|None=None, # (N,) clusters found earlier, whose numbers are kept as far as they are the same
+)->Clusters: # on the device of the images
+    "Embed the images, cut the graph of some, and pass the labels on to all."
+    device = images.pixels.device
+    codes = torch.cat([embed(to_float(p)) for p in images.pixels.split(2000)])
+    some = torch.randperm(len(images), generator=generator)[:n].to(device)
+    others = (blurred_pixels(to_float(images.pixels[some])).cpu(),) if pixels else ()
+    found = discover(codes[some].cpu(), n_clusters, n_central=n_central, others=others)
+    unit, known = project(codes), found.labels.to(device)
+    labels = nearest_labels(unit, unit[some], known)
+    labels[some] = known
+    central = some[found.central.to(device)]
+    if before is None: return Clusters(labels, central, codes)
+    numbers = match_clusters(contingency(labels, before, n_clusters, n_clusters)).to(device)
+    return Clusters(numbers[labels], central[numbers.argsort()], codes)
 
 # %% ../nbs/09_discover.ipynb #c444e8a1
 def balance_loss(

@@ -8,7 +8,7 @@ __all__ = ['ELBO', 'GROW', 'bernoulli_loss', 'gaussian_loss', 'gaussian_kl', 'co
            'check_settings', 'MixtureModel', 'GMVAE', 'snapshot', 'published_preset', 'ellipse', 'draw_latent',
            'latent_figure', 'training_gif', 'component_figure', 'component_samples', 'style_traversal', 'aae_acc']
 
-# %% ../nbs/20_gmvae.ipynb #61e37897
+# %% ../nbs/20_gmvae.ipynb #4009c861
 import math
 from io import BytesIO
 from typing import NamedTuple
@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from .augment import make_warp, warp_images
 from .data import Images, InputError, choose, to_float
-from .discover import balance_loss, consistency_loss, contrast_loss, discover, sharpness_loss
-from .evaluation import aae_names, accuracy, assign_all, contingency, evaluating, match_clusters, name_clusters
+from .discover import balance_loss, consistency_loss, contrast_loss, discover_images, sharpness_loss
+from .evaluation import aae_names, accuracy, assign_all, evaluating, name_clusters
 from .figures import cluster_colors, montage
 from .models import Network, SmallDecoder, SmallEncoder, autocast, check_shape
 from .sphere import project
@@ -239,7 +239,7 @@ class MixtureModel(System):
         none = torch.zeros(0, *self.shape, dtype=torch.float32 if points else torch.uint8)
         no_index = torch.zeros(0, dtype=torch.long)
         for name, value in dict(exemplars=none, labels=no_index, # the images that name clusters, the class of each
-                                found=no_index, # discovered cluster of each training image, or -1
+                                found=no_index, # discovered cluster of each training image
                                 watched=none, epochs=torch.zeros(1, dtype=torch.long), # for `visualise`
                                 usage=torch.full((n_clusters,), 1/n_clusters), # moving mean of q(z|y)
                                 mean=torch.zeros(1), std=torch.ones(1)).items(): self.register_buffer(name, value.clone())
@@ -318,8 +318,7 @@ class GMVAE(MixtureModel):
             if self.cluster_prior == 'aggregate': return balance_loss(self.logits(both))
             return free_bits_loss(uniform_kl(logits), self.free_bits) if exact else uniform_kl(logits).mean()
         def discovered():
-            known = self.found[batch.positions].repeat(len(views))
-            return F.cross_entropy(self.logits(both), known, ignore_index=-1, reduction='sum')/len(known)
+            return F.cross_entropy(self.logits(both), self.found[batch.positions].repeat(len(views)))
         terms = dict(
             reconstruction=lambda: self.likelihood_loss(x, views[0]),
             conditional=lambda: conditional_loss(logits.softmax(-1), one.mean, one.log_var, *prior),
@@ -352,16 +351,10 @@ class GMVAE(MixtureModel):
 
     @torch.no_grad()
     def discover(self, images, generator, n=10_000):
-        "Find the clusters of `n` images on the graph of their codes, and move the components there."
-        some = torch.randperm(len(images), generator=generator)[:n]
-        codes = torch.cat([self.embed(to_float(images.pixels[i.to(images.pixels.device)])) for i in some.split(2000)])
-        labels = discover(codes.cpu(), self.n_clusters, seed=0).labels
-        now = torch.cat([self.assign(to_float(images.pixels[i.to(images.pixels.device)])) for i in some.split(2000)]).argmax(1)
-        labels = match_clusters(contingency(labels, now, self.n_clusters, self.n_clusters))[labels] # keep the numbers of the last time
-        found = torch.full((len(images),), -1)
-        found[some] = labels
-        self.found = found.to(codes.device)
-        groups = [codes[(labels == k).to(codes.device)] for k in range(self.n_clusters)]
+        "Find the clusters of all images on two graphs of `n`, and move the components there."
+        before = self.found if len(self.found) else None
+        self.found, _, codes = discover_images(self.embed, images, self.n_clusters, generator, n, before=before)
+        groups = [codes[self.found == k] for k in range(self.n_clusters)]
         self.prior.move(torch.stack([g.mean(0) for g in groups]),
                         torch.stack([g.var(0, correction=0).clamp_min(1e-2).log() for g in groups]))
 
@@ -421,19 +414,19 @@ def published_preset(
     weights = dict(reconstruction=1, conditional=1, style=1, cluster=eta) | (dict(violation=alpha) if alpha else {})
     return dict(system=system, n_clusters=n_clusters, stages=[dict(weights=weights) | dict(epochs=100, lr=1e-4, batch_size=50) | stage])
 
-# %% ../nbs/20_gmvae.ipynb #fda55b76
+# %% ../nbs/20_gmvae.ipynb #92d8035d
 ELBO = dict(reconstruction=.01, conditional=.01, style=.01)
 GROW = dict(weights=dict(ELBO, cluster=1, violation=.01, contrast=.3, sharpness=.3, consistency=1, discovered=3), prepare='discover',
-            steps=130, lr=[4e-3, 0, 'linear'], batch_size=256, betas=(.9, .95), settings=dict(warp='digits_wide'))
+            steps=130, lr=[4e-3, 0, 'linear'], batch_size=256, betas=(.9, .95), settings=dict(warp='handwriting_wide'))
 GMVAE.presets = dict(
-    improved=dict(system=dict(network='small', latent_dim=64, style_dim=16, hidden=256, warp='digits', cluster_prior='aggregate',
+    improved=dict(system=dict(network='small', latent_dim=64, style_dim=16, hidden=256, warp='handwriting', cluster_prior='aggregate',
                               log_var_limit=6.), stages=[
         dict(weights=dict(contrast=1), epochs=2, steps=350, lr=[5e-3, 0, 'linear'], batch_size=256, betas=(.9, .95)),
         dict(GROW, epochs=1), dict(GROW, epochs=3, steps=200)]),
     published=published_preset({}),
     published_200=published_preset({}, lr=2e-4, batch_size=200),
     published_conv=published_preset(dict(network='conv', hidden=500), n_clusters=14),
-    spiral=published_preset(dict(latent_dim=2, style_dim=2, hidden=100, likelihood='gaussian'), n_clusters=8, alpha=2, epochs=500, batch_size=200),
+    spiral=published_preset(dict(latent_dim=2, style_dim=2, hidden=100, likelihood='gaussian'), n_clusters=8, alpha=2, epochs=500, batch_size=200) | dict(shape=(2,)),
     svhn=published_preset(dict(network='conv32', hidden=500, width=64, variant='information'), alpha=0, epochs=500, batch_size=128))
 
 # %% ../nbs/20_gmvae.ipynb #829d1399

@@ -7,7 +7,7 @@ __all__ = ['KAPPA', 'MIX', 'gumbel_noise', 'gumbel_softmax', 'temperature_at', '
            'normal_kl', 'dense', 'mixture_networks', 'check_settings', 'GumbelGMVAE', 'published_preset',
            'mixture_figure']
 
-# %% ../nbs/21_gumbel.ipynb #6746cd5d
+# %% ../nbs/21_gumbel.ipynb #3a7b0d71
 import math
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from .augment import make_warp, warp_images
 from .centers import group_centers
 from .data import Images, InputError, choose, to_float
-from .discover import balance_loss, consistency_loss, contrast_loss, discover, sharpness_loss
-from .evaluation import contingency, evaluating, match_clusters, name_clusters
+from .discover import balance_loss, consistency_loss, contrast_loss, discover_images, sharpness_loss
+from .evaluation import evaluating, name_clusters
 from .figures import cluster_colors
 from .gmvae import component_figure
 from .models import Network, SmallDecoder, SmallEncoder, autocast
@@ -161,7 +161,7 @@ class GumbelGMVAE(System):
         min_temperature:float=0., # that a schedule stops at
         likelihood:str='auto', # of the pixels: 'bernoulli', 'gaussian', or 'auto': gaussian for features only
         exact_kl:bool=True, # the KL divergence of two normals; False: its estimate from one draw, as published
-        warp:str='digits', # a name in `WARPS`
+        warp:str='handwriting', # a name in `WARPS`
         classes:tuple=(), # names of the exemplars' classes
     ):
         super().__init__()
@@ -175,7 +175,7 @@ class GumbelGMVAE(System):
         for name, part in mixture_networks(network, self.shape, K, dim, hidden, width).items(): setattr(self, name, part)
         none = torch.zeros(0, *self.shape, dtype=torch.uint8 if len(self.shape) == 3 else torch.float32)
         for name, value in dict(exemplars=none, labels=torch.zeros(0, dtype=torch.long), # that name the clusters
-                                found=torch.zeros(0, dtype=torch.long), # discovered cluster of each training image, or -1
+                                found=torch.zeros(0, dtype=torch.long), # discovered cluster of each training image
                                 usage=torch.full((K,), 1/K), # share of each cluster, over the last hundred steps or so
                                 mean=torch.zeros(1), std=torch.ones(1)).items(): self.register_buffer(name, value)
 
@@ -189,17 +189,11 @@ class GumbelGMVAE(System):
         if exemplars is not None: self.exemplars, self.labels = exemplars.pixels.cpu(), exemplars.labels.cpu()
 
     def discover(self, images, generator, n=10_000):
-        "Find the clusters of `n` images on the graph of their features, and point the classifier at them."
-        some = torch.randperm(len(images), generator=generator)[:n]
-        parts = [self.features(to_float(images.pixels[i])) for i in some.split(2000)]
-        codes, before = project(torch.cat(parts).cpu()), torch.cat([self.logits(h).argmax(1) for h in parts]).cpu()
-        labels = discover(codes, self.n_clusters).labels
-        same = match_clusters(contingency(labels, before, self.n_clusters, self.n_clusters)) # keeps their numbers
-        self.found = torch.full((len(images),), -1)
-        self.found[some] = same[labels]
-        self.found = self.found.to(images.pixels.device)
+        "Find the clusters of all images on two graphs of `n`, and point the classifier at them."
+        before = self.found if len(self.found) else None
+        self.found, _, features = discover_images(self.features, images, self.n_clusters, generator, n, before=before)
         last = self.classifier[-1]
-        last.weight.copy_(KAPPA*group_centers(codes, same[labels], self.n_clusters))
+        last.weight.copy_(KAPPA*group_centers(project(features), self.found, self.n_clusters))
         last.bias.zero_()
 
     def terms(self, batch, progress):
@@ -219,7 +213,7 @@ class GumbelGMVAE(System):
                 contrast=lambda: contrast_loss(project(h), project(other)),
                 balance=lambda: balance_loss(both), sharpness=lambda: sharpness_loss(both),
                 consistency=lambda: consistency_loss(*both.chunk(2)),
-                discovered=lambda: F.cross_entropy(both, self.found[batch.positions].repeat(2), ignore_index=-1, reduction='sum')/len(both))
+                discovered=lambda: F.cross_entropy(both, self.found[batch.positions].repeat(2)))
         if self.training: self.usage.lerp_(logits.detach().softmax(1).mean(0), .01)
         return {name: terms[name]() for name in batch.terms}
 
@@ -333,9 +327,9 @@ def published_preset(
     weights = dict(reconstruction=1, gaussian=gaussian, categorical=1)
     return dict(system=system, stages=[dict(weights=weights, epochs=epochs, lr=1e-3, batch_size=batch_size)])
 
-# %% ../nbs/21_gumbel.ipynb #0e84ddf4
+# %% ../nbs/21_gumbel.ipynb #96429b3f
 MIX = dict(weights=dict(reconstruction=.01, gaussian=.01, categorical=0, balance=1, sharpness=.3, consistency=1, discovered=3),
-           prepare='discover', steps=130, lr=[4e-3, 0, 'linear'], batch_size=256, betas=(.9, .95), settings=dict(warp='digits_wide'))
+           prepare='discover', steps=130, lr=[4e-3, 0, 'linear'], batch_size=256, betas=(.9, .95), settings=dict(warp='handwriting_wide'))
 GumbelGMVAE.presets = dict(
     improved=dict(system={}, stages=[
         dict(weights=dict(contrast=1), epochs=2, steps=350, lr=[5e-3, 0, 'linear'], batch_size=256, betas=(.9, .95)),

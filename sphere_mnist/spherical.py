@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['GROW', 'CONTRAST', 'Spherical', 'published_preset']
 
-# %% ../nbs/10_spherical.ipynb #b6104080
+# %% ../nbs/10_spherical.ipynb #00b7ef67
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .augment import make_warp, warp_images
 from .centers import collapse_warning, group_centers, moving_centers, separation
 from .data import Images, InputError, to_float
-from .discover import (balance_loss, blurred_pixels, consistency_loss, contrast_loss, discover, nearest_labels,
+from .discover import (balance_loss, consistency_loss, contrast_loss, discover_images,
                                    sharpness_loss)
 from .evaluation import name_clusters
 from .losses import cluster_loss, feature_loss, reconstruction_loss
@@ -64,17 +64,10 @@ class Spherical(System):
         self.groups = torch.cat([groups[groups < n], torch.arange(n, K)])
 
     def discover(self, images, generator, n=10_000, n_central=4):
-        "Find the clusters of `n` images on two graphs, and pass them on to all; the most central become the prototypes."
-        device, chunks = images.pixels.device, torch.arange(len(images)).split(2000)
-        codes = torch.cat([self.embed(to_float(images.pixels[i.to(device)])) for i in chunks])
-        some = torch.randperm(len(images), generator=generator)[:n].to(device)
-        found = discover(codes[some].cpu(), self.n_clusters, n_central=n_central,
-                         others=(blurred_pixels(to_float(images.pixels[some])).cpu(),) if self.pixel_graph else ())
-        labels = found.labels.to(device)
-        self.found = nearest_labels(codes, codes[some], labels)
-        self.found[some] = labels
-        self.prototypes = images.pixels[some[found.central.flatten().to(device)]]
-        self.groups = torch.arange(self.n_clusters, device=device).repeat_interleave(n_central)
+        "Find the clusters of all images on two graphs of `n`; the most central images become the prototypes."
+        found = discover_images(self.embed, images, self.n_clusters, generator, n, n_central, self.pixel_graph)
+        self.found, self.prototypes = found.labels, images.pixels[found.central.flatten()]
+        self.groups = torch.arange(self.n_clusters, device=self.found.device).repeat_interleave(n_central)
 
     def terms(self, batch, progress):
         x, n = to_float(batch.images), len(batch)

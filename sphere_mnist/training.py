@@ -245,7 +245,11 @@ def preset_stages(
     **options, # instead of the preset's arguments for the system
 )->list[Stage]:
     "The stages of a preset, ready for `train`."
-    chosen = system.presets[choose(preset or next(iter(system.presets)), system.presets, 'preset')]
+    preset = choose(preset or next(iter(system.presets)), system.presets, 'preset')
+    chosen = system.presets[preset]
+    if chosen.get('shape', tuple(images.shape)) != tuple(images.shape):
+        raise InputError(f'The preset {preset!r} is for data of shape {chosen["shape"]}, and {images.name} is '
+                         f'{tuple(images.shape)}: choose another preset.')
     known = dict.fromkeys(k for p in system.presets.values() for s in p['stages'] for k in s['weights'])
     for term in weights or {}: choose(term, known, 'loss term')
     K = chosen.get('n_clusters', (exemplars or images).n_classes) if n_clusters is None else n_clusters
