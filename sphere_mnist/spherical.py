@@ -143,12 +143,12 @@ def published_preset(
     return dict(system=dict(dim=5, width=8, warp='published', together=False),
                 stages=[dict(weights=weights, epochs=300, lr=5e-4, batch_size=128)])
 
-# %% ../nbs/10_spherical.ipynb #4ac4007e
+# %% ../nbs/10_spherical.ipynb #7ea6d9d1
 GROW = dict(weights=dict(exemplar=1, balance=1, sharpness=.3, consistency=1, discovered=3), prepare='discover',
             steps=96, lr=[4e-3, 0, 'linear'], batch_size=512, betas=(.9, .95), settings=dict(warp='handwriting_wide'))
 CONTRAST = dict(weights=dict(contrast=1), steps=350, lr=[5e-3, 0, 'linear'], batch_size=256, betas=(.9, .95))
 Spherical.presets = dict(
     fast=dict(system={}, stages=[dict(CONTRAST, epochs=2), dict(GROW, epochs=1), dict(GROW, epochs=2)]),
-    quick=dict(system={}, stages=[dict(CONTRAST, epochs=1), dict(GROW, epochs=1)]),
+    quick=dict(system={}, stages=[dict(CONTRAST, epochs=1, steps=200), dict(GROW, epochs=1)]),
     published=published_preset(feature=.01, reconstruction=1, cluster=.01),
     readme=published_preset(feature=.01, reconstruction=.01, cluster=1))
