@@ -226,6 +226,7 @@ def located(
     def whole(path): return str(Path(path).expanduser().resolve())
     if os.path.exists(Path(args.data).expanduser()) and args.data: args.data = whole(args.data)
     if args.data_dir: args.data_dir = whole(args.data_dir)
+    if args.init_from: args.init_from = whole(args.init_from)
     pairs = [str(e).partition('=') for e in args.exemplars]
     args.exemplars = [name + is_path + (whole(path) if is_path else '') for name, is_path, path in pairs]
     return args
@@ -545,18 +546,15 @@ def run_figures(
             made['reconstructions'] = lambda: draw.reconstruction_figure(pixels[some[:10]], reconstructed(system, pixels[some[:10]]))
     if images.labels is not None and names is not None and bool((images.labels >= 0).any()):
         made['confusion'] = lambda: draw.confusion_figure(confusion(probabilities.argmax(1), images.labels, names, len(classes)), classes)
-    made |= system.figures(images)
-    if any('snapshot' in r for r in rows):
-        from sphere_mnist.gmvae import training_gif
-        made['training'] = lambda: training_gif(rows)
+    made |= system.figures(images, rows)
     (folder/'figures').mkdir(exist_ok=True)
     for name, figure in made.items():
-        try: drawn = figure() if name == 'training' else draw.png(figure())
+        try: drawn = figure()
         except (ArithmeticError, LookupError, ValueError, TypeError) as e:
             notes.append(f'no figure of the {name}: {e}')
             continue
-        kind = 'gif' if name == 'training' else 'png'
-        write_whole(folder/'figures'/f'{name}.{kind}', lambda f: f.write_bytes(drawn))
+        file, data = (f'{name}.gif', drawn) if isinstance(drawn, bytes) else (f'{name}.png', draw.png(drawn))
+        write_whole(folder/'figures'/file, lambda f: f.write_bytes(data))
     return notes
 
 # %% ../nbs/51_cli.ipynb #2eebb12f

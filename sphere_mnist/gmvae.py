@@ -372,9 +372,10 @@ class GMVAE(MixtureModel):
         known = images.labels is not None and bool((images.labels >= 0).any())
         return dict(acc_aae=aae_acc(assign_all(self, images), images.labels) if known else None)
 
-    def figures(self, images):
+    def figures(self, images, rows=()):
         "What a run draws of this system besides what all have: name -> function that makes the figure."
         made = dict(latent=lambda: latent_figure({'codes and components': snapshot(self, images.pixels[:1000])}))
+        if any('snapshot' in r for r in rows): made['training'] = lambda: training_gif(rows)
         if images.is_features: return made
         return made | dict(components=lambda: component_figure(component_samples(self, style=None)),
                            style=lambda: component_figure(style_traversal(self, to_float(images.pixels[:1000])), 'style, -2 to 2 deviations'))

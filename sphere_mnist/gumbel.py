@@ -302,7 +302,7 @@ class GumbelGMVAE(System):
         dead = int((self.usage*10*K <= 1).sum())
         return dict(clusters_used=K - dead, warning=f'{dead} of {K} clusters are dead' if dead else None)
 
-    def figures(self, images):
+    def figures(self, images, rows=()):
         "What a run draws of this system besides what all have: name -> function that makes the figure."
         def latent():
             with evaluating(self):

@@ -118,8 +118,8 @@ class System(nn.Module, PyTorchModelHubMixin):
         "Scores of this kind of system, besides those that all have."
         return {}
 
-    def figures(self, images:Images)->dict: # name -> function that makes a matplotlib Figure
-        "Figures of this kind of system, besides those that all have."
+    def figures(self, images:Images, rows:list=())->dict: # name -> function: a matplotlib Figure, or the bytes of a GIF
+        "Figures of this kind of system, besides those that all have, of images and the rows of its training."
         return {}
 
     def monitor(self)->dict:
