@@ -28,10 +28,10 @@ setup(
         'Programming Language :: Python :: 3',
     ],
     packages=find_packages(include=['sphere_mnist', 'sphere_mnist.*']),
-    package_data={'sphere_mnist': ['shipped/*']},
+    package_data={'sphere_mnist': ['shipped/*', 'weights/*/*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split()},
+    extras_require={'dev': (cfg['dev_requirements'] + cfg['export_requirements']).split(), 'export': cfg['export_requirements'].split()},
     entry_points={'console_scripts': cfg['console_scripts'].split()},
     zip_safe=False,
 )

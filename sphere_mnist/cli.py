@@ -8,9 +8,9 @@ __all__ = ['SYSTEMS', 'APART', 'RESULT', 'system_class', 'system_settings', 'all
            'chosen_exemplars', 'run_folder', 'start_folder', 'read_config', 'resumed', 'check_arguments', 'told',
            'load_split', 'step_seconds', 'estimate', 'cluster', 'all_scores', 'seconds_alive', 'seconds_trained',
            'finish', 'write_result', 'read_result', 'table', 'provenance', 'append_row', 'run_figures', 'reconstructed',
-           'load_run', 'evaluate', 'predict', 'Terminated', 'listening', 'main', 'stop']
+           'load_run', 'evaluate', 'predict', 'print_rows', 'export', 'info', 'Terminated', 'listening', 'main', 'stop']
 
-# %% ../nbs/51_cli.ipynb #38996261
+# %% ../nbs/51_cli.ipynb #5e38da87
 import copy, csv, inspect, json, math, os, platform, re, shlex, shutil, signal, subprocess, sys, threading, time, warnings
 from argparse import ArgumentError
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 import sphere_mnist
 from .augment import WARPS, make_warp
-from .data import NAMES, Images, InputError, exemplar_indices, load_exemplars, load_images, load_pictures, to_float
+from .data import NAMES, Images, InputError, exemplar_indices, find_raw, load_exemplars, load_images, load_pictures, to_float
 from .evaluation import assign_all, confusion, embed_all, evaluating
 from .evaluation import evaluate as evaluate_system
 from .models import choose_precision
@@ -169,8 +169,14 @@ def parser()->ArgumentParser:
     predict = ArgumentParser(prog='sphere_mnist predict', **quiet,
                              description='Print label, confidence and cluster of pictures as CSV.')
     predict.add_argument('pictures', nargs='+', help='picture files')
-    predict.add_argument('--run', required=True, help='the run folder')
+    predict.add_argument('--run', type=str | None, default=None, help='the run folder; by default the shipped model of MNIST')
     commands.add_subcommand('predict', predict, help='name the cluster of pictures')
+    export = ArgumentParser(prog='sphere_mnist export', description='Write a run as a graph that runs without sphere_mnist.', **quiet)
+    export.add_argument('path', help='the file to write: .onnx, or .pt2 for torch.export')
+    export.add_argument('--run', type=str | None, default=None, help='the run folder; by default the shipped model of MNIST')
+    commands.add_subcommand('export', export, help='write a run as ONNX or torch.export')
+    info = ArgumentParser(prog='sphere_mnist info', description='Say what is here.', **quiet)
+    commands.add_subcommand('info', info, help='versions, device, threads, precision, data found')
     commands.add_subcommand('embed', embed_parser(), help='train an embedding with labels, and measure it')
     commands.add_subcommand('panel', panel_parser(), help='draw the embeddings of several runs side by side')
     return top
@@ -190,7 +196,7 @@ def in_short(
     first = ' '.join(complaint.split()).rstrip('.')
     if odd := re.match(r'unrecognized arguments: (--[\w-]+)', first):
         return f'There is no argument {odd[1]}: did you mean {near(odd[1], known)}? See sphere_mnist cluster --help.'
-    first = re.sub(r'\b(cluster|evaluate|predict|embed|panel)\.', '', first.replace('Parser key', 'argument'))
+    first = re.sub(r'\b(cluster|evaluate|predict|export|info|embed|panel)\.', '', first.replace('Parser key', 'argument'))
     return f'{first}: see sphere_mnist --help.'
 
 # %% ../nbs/51_cli.ipynb #1b474187
@@ -453,10 +459,12 @@ def finish(
     args:Namespace, # of `cluster`
     epochs:int, # of all stages
 )->dict: # the whole result
-    "Write the figures and `result.json`, print the table, and append to the ledger."
+    "Write the figures, `result.json` and the model card, print the table, and append to the ledger."
+    from sphere_mnist.share import write_card
     for line in run_figures(system, scored, folder): print(line)
     result |= dict(seconds=round(seconds_alive() + before, 1), epochs=epochs, threads=torch.get_num_threads())
     write_result(folder, result)
+    write_card(folder)
     print(table(result))
     overrides = chosen_settings(args) | {k: args[k] for k in ('weights', 'clusters', 'batch_size', 'lr', 'patience') if args[k] not in (None, {})}
     if args.ledger: append_row(Path(args.ledger), {**result, **overrides, **provenance()})
@@ -603,8 +611,13 @@ def predict(
     args:Namespace, # pictures and run
 )->list[list]: # rows: picture, label, confidence, cluster
     "Print a line of CSV for each picture."
-    _, _, system = load_run(Path(args.run))
-    if len(system.shape) != 3: raise InputError(f'{args.run} was trained on features, not on pictures: there is nothing to predict.')
+    _, result, system = load_run(Path(args.run)) if args.run else (None, dict(data='mnist'), None)
+    if system is not None and len(system.shape) != 3:
+        raise InputError(f'{args.run} was trained on features, not on pictures: there is nothing to predict.')
+    if result['data'] in ('mnist', 'mnist5k'):
+        from sphere_mnist.predict import predict_digits
+        found = predict_digits([Path(p) for p in args.pictures], system)
+        return print_rows([[p, f['label'], f"{f['confidence']:.4f}", f['cluster']] for p, f in zip(args.pictures, found)])
     pixels = load_pictures([Path(p) for p in args.pictures], tuple(system.shape[1:]), system.shape[0])
     probabilities = assign_all(system, pixels)
     with evaluating(system): names = system.names()
@@ -613,8 +626,38 @@ def predict(
         k = int(p.argmax())
         label = system.classes[names[k]] if names is not None and names[k] >= 0 else ''
         rows.append([picture, label, f'{p[k]:.4f}', k])
+    return print_rows(rows)
+
+# %% ../nbs/51_cli.ipynb #435e4763
+def print_rows(
+    rows:list[list], # picture, label, confidence, cluster
+)->list[list]: # the same
+    "CSV on stdout."
     csv.writer(sys.stdout, lineterminator='\n').writerows([['picture', 'label', 'confidence', 'cluster'], *rows])
     return rows
+
+# %% ../nbs/51_cli.ipynb #06b279fa
+def export(
+    args:Namespace, # path and run
+)->Path: # of the file
+    "Write a run, or the shipped model, as a graph."
+    from sphere_mnist.predict import shipped_model
+    from sphere_mnist.share import export as write_graph
+    path = write_graph(load_run(Path(args.run))[2] if args.run else shipped_model(), args.path)
+    print(f'{path}: {path.stat().st_size:,} bytes')
+    return path
+
+# %% ../nbs/51_cli.ipynb #2e1ec842
+def info(
+    args:Namespace, # nothing
+)->dict: # what is printed
+    "Say versions, device, threads, precision and the data found."
+    device = choose_device('auto')
+    found = dict(sphere_mnist=sphere_mnist.__version__, python=platform.python_version(), torch=torch.__version__, device=str(device),
+                 threads=torch.get_num_threads(), precision=str(choose_precision('auto', device)).removeprefix('torch.'),
+                 **{name: str(find_raw(name) or 'not found') for name in ('mnist', 'fashion')})
+    print('\n'.join(f'{key:13} {value}' for key, value in found.items()))
+    return found
 
 # %% ../nbs/51_cli.ipynb #e858e28c
 class Terminated(KeyboardInterrupt):
@@ -642,7 +685,8 @@ def main(
     try:
         with listening():
             said = parser().parse_args(args)
-            dict(cluster=cluster, evaluate=evaluate, predict=predict, embed=embed, panel=panel)[said.command](said[said.command])
+            dict(cluster=cluster, evaluate=evaluate, predict=predict, export=export, info=info, embed=embed,
+                 panel=panel)[said.command](said[said.command])
             sys.stdout.flush()
             return 0
     except ArgumentError as e: return stop(2, in_short(str(e)))

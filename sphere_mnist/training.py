@@ -8,8 +8,8 @@ __all__ = ['SHAPES', 'scheduled', 'counted', 'Batch', 'System', 'write_whole', '
            'check_finite', 'choose_device', 'keep_memory', 'spread', 'watch', 'Run', 'train', 'progress_bar',
            'train_stage', 'train_epoch', 'train_again', 'forget']
 
-# %% ../nbs/06_train.ipynb #d9e7c9fc
-import ctypes, hashlib, io, json, math, os, shutil, sys, time
+# %% ../nbs/06_train.ipynb #3b982190
+import ctypes, hashlib, io, json, math, os, pickle, shutil, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +74,7 @@ class Batch:
         return draws[self.start:self.start + len(self)].to(self.images.device)
 
 # %% ../nbs/06_train.ipynb #dd237e42
-class System(nn.Module, PyTorchModelHubMixin):
+class System(nn.Module, PyTorchModelHubMixin, library_name='sphere_mnist', license='apache-2.0', tags=['clustering', 'few-shot']):
     "What the loop, the scores and the command line know of a clustering system."
     name = 'system'
     presets = {} # name -> dict(system=arguments, stages=[arguments of Stage])
@@ -125,6 +125,11 @@ class System(nn.Module, PyTorchModelHubMixin):
     def monitor(self)->dict:
         "What an epoch's row of `metrics.jsonl` says besides the terms; JSON values."
         return {}
+
+    def generate_model_card(self, results=(), **kwargs):
+        "The README of a shared model."
+        from sphere_mnist.share import model_card
+        return model_card(self, results)
 
     def _save_pretrained(self, folder):
         write_whole(Path(folder)/'model.safetensors', lambda f: f.write_bytes(save(tensors(self))))
@@ -328,7 +333,7 @@ def load_checkpoint(
         saved = load_file(path/'systems.safetensors')
         optimiser = torch.load(path/'optimiser.pt', weights_only=True) if (path/'optimiser.pt').exists() else None
         best = load_file(path/'best.safetensors') if (path/'best.safetensors').exists() else None
-    except (OSError, ValueError, SafetensorError) as e:
+    except (OSError, ValueError, SafetensorError, pickle.UnpicklingError) as e:
         raise InputError(f'The checkpoint {path} is damaged ({e}): start the run again in a new folder.') from None
     for i, system in enumerate(systems):
         load_tensors(system, {k.partition('.')[2]: v for k, v in saved.items() if k.partition('.')[0] == str(i)})
