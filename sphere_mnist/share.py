@@ -45,11 +45,11 @@ def summary(
     values = [row[score] for row in results if row.get(score) is not None]
     return dict(n=len(values), mean=float(np.mean(values)), worst=min(values)) if values else {}
 
-# %% ../nbs/54_share.ipynb #56490561
+# %% ../nbs/54_share.ipynb #49bf6228
 SCORES = dict(acc_exemplar='exemplar ACC', acc='matched ACC', nmi='NMI', ari='ARI') # what a card shows of a row
 TEMPLATE = '''# {title}
 
-A `{system}` system of [sphere_mnist](https://pypi.org/project/sphere_mnist/): it assigns {what} to {clusters} clusters{named}.
+A `{system}` system of sphere_mnist: it assigns {what} to {clusters} clusters{named}.
 
 {results}
 

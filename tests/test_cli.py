@@ -83,7 +83,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(number, status, word):
 @pytest.mark.parametrize('call', [20, 40]) # in the second epoch of the second stage; in the first of the third
 def test_stages_that_discover_go_on_to_the_same_bits(monkeypatch, call):
     from sphere_mnist import spherical
-    fast, calls, original = ['--data', 'digits', '--epochs', '6'], [], spherical.consistency_loss
+    fast, calls, original = ['--data', 'digits', '--epochs', '11'], [], spherical.consistency_loss
     def stopped(*args):
         calls.append(1)
         if len(calls) == call: raise KeyboardInterrupt
@@ -295,7 +295,7 @@ MISTAKES = [
     ('', 'command'),
     ('evaluate nowhere', 'not a run folder'),
     ('evaluate file', 'not a run folder'),
-    ('predict x.png', 'run'),
+    ('predict x.png', 'x.png cannot be read as a picture'),
     ('predict x.png --run nowhere', 'not a run folder'),
 ]
 
@@ -482,6 +482,6 @@ def test_old_run_folders_load(finished):
 
 def test_the_published_encoder_says_how_long_it_takes(monkeypatch, capsys):
     monkeypatch.setattr(cli, 'step_seconds', lambda *args: 1.)
-    monkeypatch.setattr(cli, 'train', lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(cli, 'train_again', lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt))
     assert cli.main(['cluster', *TINY, '--encoder', 'resnet18', '--out', 'run']) == 130
     assert 'about 85 minutes for 5,100 steps on this machine' in capsys.readouterr().out
