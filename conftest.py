@@ -5,8 +5,10 @@
                       that a function leaning on an unexported cell fails here and not at a user's
 - `pytest --save`     write the outputs of notebooks that passed back into them (then run `nbdev_clean`)
 - `--flags slow`      run cells marked `#| slow` too
+
+A test fails where our own code warns, and where anything asks the network beyond this machine.
 """
-import os, re, sys
+import os, re, socket, sys
 from pathlib import Path
 import pytest
 
@@ -18,6 +20,41 @@ def pytest_addoption(parser):
     parser.addoption('--package', action='store_true', help='test the exported package instead of the exported cells')
     parser.addoption('--save', action='store_true', help='write outputs back into notebooks that pass')
     parser.addoption('--flags', default='', help='nbdev test flags to run, such as "slow"')
+
+
+def pytest_configure(config):
+    # but for what users are told by a warning: a margin that no embedding can satisfy, and MNIST that cannot be had
+    for line in ('error:::sphere_mnist', 'default:The (margin|scale) :UserWarning', 'default:.* using the 5,000 shipped digits:UserWarning'):
+        config.addinivalue_line('filterwarnings', line)
+    config.asked = asked = [] # addresses elsewhere
+    def at_home(host): return host in (None, '', b'localhost', 'localhost', '::1', '0.0.0.0', socket.gethostname()) or str(host).startswith('127.')
+    def guarded(function, host_of):
+        def call(*args, **kwargs):
+            if at_home(host := host_of(args)): return function(*args, **kwargs)
+            asked.append(host)
+            raise RuntimeError(f'a test asks the network for {host}')
+        return call
+    def of_address(args): return args[1][0] if isinstance(args[1], tuple) else None # not of a Unix socket
+    config.unguarded = socket.getaddrinfo, socket.socket.connect, socket.socket.connect_ex
+    socket.getaddrinfo = guarded(socket.getaddrinfo, lambda args: args[0] if args else None)
+    socket.socket.connect = guarded(socket.socket.connect, of_address)
+    socket.socket.connect_ex = guarded(socket.socket.connect_ex, of_address)
+
+
+def pytest_unconfigure(config):
+    socket.getaddrinfo, socket.socket.connect, socket.socket.connect_ex = config.unguarded
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item): # what asks may catch the error itself
+    item.config.asked.clear()
+    result = yield
+    if item.config.asked: raise NetworkAsked(f'{item.name} asked the network for {", ".join(map(str, item.config.asked))}')
+    return result
+
+
+class NetworkAsked(Exception):
+    "A test asked for more than this machine."
 
 
 def pytest_collect_file(file_path, parent):

@@ -9,6 +9,8 @@ ini.read(here/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 licences = {'apache2': 'Apache-2.0'}
 statuses = {'3': '3 - Alpha', '4': '4 - Beta', '5': '5 - Production/Stable'}
+extras = {name: cfg[f'{name}_requirements'].split() for name in ('export', 'demo', 'docs', 'bench')}
+of_dev = [package for name in ('export', 'demo', 'docs') for package in extras[name]] # clustpy, of bench, wants a compiler
 
 setup(
     name=cfg['lib_name'],
@@ -31,7 +33,7 @@ setup(
     package_data={'sphere_mnist': ['shipped/*', 'weights/*/*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': (cfg['dev_requirements'] + cfg['export_requirements']).split(), 'export': cfg['export_requirements'].split()},
+    extras_require=extras | {'dev': cfg['dev_requirements'].split() + of_dev},
     entry_points={'console_scripts': cfg['console_scripts'].split()},
     zip_safe=False,
 )

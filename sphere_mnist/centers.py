@@ -22,9 +22,12 @@ def group_centers(
     n_clusters:int, # K
 )->Tensor: # (K, D) unit rows
     "The mean direction of the codes of each group."
+    if len(groups) != len(codes): raise InputError(f'{len(groups)} groups for {len(codes)} codes: give one for each')
     # Reading the groups would make a GPU wait, so they are checked where they are at hand.
-    empty = sorted(set(range(n_clusters)) - set(groups.tolist())) if groups.device.type == 'cpu' else []
-    if empty: raise InputError(f'clusters {empty} have no exemplar: give each of the {n_clusters} at least one')
+    known = set(range(n_clusters))
+    found = set(groups.tolist()) if groups.device.type == 'cpu' else known
+    if odd := found - known: raise InputError(f'group {max(odd)} is none of {n_clusters} clusters: give numbers from 0 to {n_clusters - 1}')
+    if empty := sorted(known - found): raise InputError(f'clusters {empty} have no exemplar: give each of the {n_clusters} at least one')
     sums = codes.new_zeros(n_clusters, codes.shape[1]).index_add_(0, groups, codes)
     return project(sums)
 

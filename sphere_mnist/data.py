@@ -6,10 +6,10 @@
 __all__ = ['RAW', 'RAW_FILES', 'failed_downloads', 'PHOTOS', 'SUFFIXES', 'NAMES', 'SPLITS', 'InputError', 'choose', 'Images',
            'check_images', 'to_float', 'read_idx', 'data_places', 'find_raw', 'check_folder', 'why_unreachable',
            'downloading', 'download_raw', 'read_raw', 'load_raw', 'last_of_each', 'load_mnist5k', 'load_digits',
-           'find_files', 'read_checked', 'load_svhn', 'read_cifar', 'load_photos', 'make_arcs', 'as_pixels',
-           'class_order', 'as_labels', 'open_picture', 'read_picture', 'fit_to', 'common_size', 'picture_size',
-           'is_grey', 'load_pictures', 'list_pictures', 'load_folder', 'load_array_file', 'from_arrays', 'divide',
-           'load_named', 'load_images', 'check_positions', 'exemplar_indices', 'load_exemplars']
+           'find_files', 'read_checked', 'load_svhn', 'read_cifar', 'load_photos', 'make_arcs', 'as_tensor',
+           'as_pixels', 'class_order', 'as_labels', 'open_picture', 'read_picture', 'fit_to', 'common_size',
+           'picture_size', 'is_grey', 'load_pictures', 'list_pictures', 'load_folder', 'load_array_file', 'from_arrays',
+           'divide', 'long_tail', 'load_named', 'load_images', 'check_positions', 'exemplar_indices', 'load_exemplars']
 
 # %% ../nbs/00_data.ipynb #59f9755d
 import difflib, gzip, math, os, pickle, queue, socket, threading, time, warnings, zlib
@@ -94,7 +94,8 @@ def read_idx(path:str|os.PathLike, # IDX file of unsigned bytes, plain or .gz
             )->Tensor: # uint8, in the shape that the header states
     "Read one IDX file, the format of MNIST."
     remedy = 'delete it and load again, or copy it from an intact MNIST'
-    try: raw = bytearray(gzip.decompress(Path(path).read_bytes()) if str(path).endswith('.gz') else Path(path).read_bytes())
+    try:
+        with (gzip.open if str(path).endswith('.gz') else open)(path, 'rb') as f: raw = bytearray(f.read(1 << 30)) # the largest has 47 MB
     except (OSError, EOFError, zlib.error) as e: raise InputError(f'{path} cannot be read ({e}): {remedy}') from e
     start = 4 + 4 * raw[3] if raw[:3] == b'\0\0\x08' else 0
     if not 4 < start <= len(raw): raise InputError(f'{path} is not an IDX file of bytes: {remedy}')
@@ -360,12 +361,26 @@ def make_arcs(n:int=5000, # points, 1 or more
     points = .6 * at(direction) + (.363 + .025 * across)[:, None] * at(direction + torch.deg2rad(86 + 32 * along))
     return Images(points, arm, tuple('12345'), 'spiral', f'{n:,} points drawn on 5 arcs, seed {seed}', split)
 
+# %% ../nbs/00_data.ipynb #bbd68e1e
+def as_tensor(array:np.ndarray,
+              dtype, # of NumPy, wanted
+              mapped:bool=False, # whether the array is a file
+             )->Tensor: # a copy, but of a file that has these numbers already the file itself
+    "A tensor of numbers, in memory only where it must be."
+    if not (mapped and array.dtype == dtype): return torch.from_numpy(np.array(array, dtype=dtype))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # of a tensor that cannot be written to: nobody writes to images
+        return torch.from_numpy(array)
+
 # %% ../nbs/00_data.ipynb #37d5a630
 def as_pixels(array, # array, tensor or nested lists: (N, D), (N, H, W), (N, C, H, W) or (N, H, W, C)
              )->Tensor: # uint8 (N, C, H, W), or float32 (N, D)
     "Images or features from an array."
-    if isinstance(array, Tensor): array = (array.float() if array.is_floating_point() else array).detach().cpu().numpy()
-    try: array = np.asarray(array)
+    mapped = isinstance(array, np.memmap)
+    try:
+        if isinstance(array, Tensor): array = (array.float() if array.is_floating_point() else array).detach().cpu().numpy()
+        array = np.asarray(array)
+    except (TypeError, RuntimeError) as e: raise InputError(f'such a tensor is not images ({e}): give a dense one with values') from e
     except ValueError as e: raise InputError('the images differ in shape: give one array, or a folder of pictures') from e
     if array.dtype.kind not in 'buif':
         raise InputError(f'an array of {array.dtype} is not images: give integers or floats')
@@ -378,14 +393,15 @@ def as_pixels(array, # array, tensor or nested lists: (N, D), (N, H, W), (N, C, 
     if array.ndim == 2:
         if (size := max(abs(float(low)), abs(float(high)))) > float(np.finfo(np.float32).max):
             raise InputError(f'features of size {size:g} overflow float32: rescale them')
-        return torch.from_numpy(np.array(array, dtype=np.float32))
+        return as_tensor(array, np.float32, mapped)
     top = 1 if array.dtype.kind in 'bf' else 255
     if low < 0 or high > top:
         raise InputError(f'{array.dtype} images run from {low:g} to {high:g}: scale floats to [0, 1], or give integers in 0 to 255')
     if array.dtype.kind in 'bf': array = np.rint(array * np.float32(255))
-    pixels = torch.from_numpy(np.array(array, dtype=np.uint8))
+    pixels = as_tensor(array, np.uint8, mapped)
     if pixels.ndim == 3: return pixels[:, None]
-    return pixels.movedim(-1, 1).contiguous() if pixels.shape[1] > 4 >= pixels.shape[-1] else pixels
+    if not pixels.shape[1] > 4 >= pixels.shape[-1]: return pixels
+    return pixels.movedim(-1, 1) if mapped else pixels.movedim(-1, 1).contiguous()
 
 # %% ../nbs/00_data.ipynb #2e04c7c2
 def class_order(names, # class names, repeated or not
@@ -399,9 +415,10 @@ def as_labels(labels, # integers (-1: unlabelled) or names, (N,)
              )->tuple[Tensor, tuple[str, ...]]: # int64 (N,), class names
     "Labels as integers, with the names of the classes."
     if isinstance(labels, Tensor): labels = labels.detach().cpu().numpy()
-    try: y = np.asarray(labels)
+    try:
+        y = np.asarray(labels)
+        if y.dtype == object and y.ndim == 1: y = np.array(y.tolist()) # a column of a table: numbers or names after all
     except ValueError as e: raise InputError('labels differ in length: give one for each image') from e
-    if y.dtype == object and y.ndim == 1: y = np.array(y.tolist()) # a column of a table: numbers or names after all
     if y.ndim == 2 and y.shape[1] == 1: y = y[:, 0]
     if y.ndim != 1 or not len(y): raise InputError(f'labels of shape {y.shape}: give one for each image')
     if y.dtype.kind in 'OUS':
@@ -416,7 +433,7 @@ def as_labels(labels, # integers (-1: unlabelled) or names, (N,)
         raise InputError(f'labels run from {y.min():g} to {y.max():g}: number the classes from 0, with -1 for unlabelled')
     return torch.from_numpy(y.astype(np.int64)), tuple(map(str, range(int(y.max()) + 1)))
 
-# %% ../nbs/00_data.ipynb #08d9c8a5
+# %% ../nbs/00_data.ipynb #d1ce707c
 @contextmanager
 def open_picture(path:str|os.PathLike # picture file
                 ): # context that gives the open picture
@@ -426,6 +443,7 @@ def open_picture(path:str|os.PathLike # picture file
         warnings.simplefilter('ignore') # damaged metadata is no reason to talk, or to stop
         warnings.simplefilter('error', Image.DecompressionBombWarning)
         try:
+            if os.path.exists(path) and not os.path.isfile(path): raise ValueError('it is not a file') # a pipe would wait for ever
             with Image.open(path) as picture: yield picture
         except Exception as e: # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
             raise InputError(f'{path} cannot be read as a picture ({e}): replace or remove it') from e
@@ -441,7 +459,7 @@ def read_picture(path:str|os.PathLike, # picture file
         if picture.mode == 'F': raise ValueError('its pixels are floats')
         if picture.mode.startswith('I'):
             deep = np.asarray(picture)
-            if deep.max() > 65_535: raise ValueError('its pixels are deeper than 16 bits')
+            if deep.min() < 0 or deep.max() > 65_535: raise ValueError('its pixels are deeper than 16 bits')
             picture = Image.fromarray((deep // 257 if deep.max() > 255 else deep).astype(np.uint8))
         if picture.has_transparency_data:
             picture = picture.convert('RGBA')
@@ -516,8 +534,10 @@ def list_pictures(folder:Path # flat, or with a sub-folder for each class
                  )->tuple[list[Path], list[str]|None]: # picture files in order, class name of each or None
     "The pictures of a folder and their classes."
     def inside(place, pattern): # hidden files are often no pictures at all: `._3.png` is a macOS resource fork
-        found = (p for p in place.glob(pattern) if p.suffix.lower() in SUFFIXES and p.is_file())
-        return sorted(p for p in found if not any(part.startswith('.') for part in p.relative_to(place).parts))
+        found = (p for p in place.glob(pattern) if p.suffix.lower() in SUFFIXES and (p.is_file() or p.is_symlink()))
+        found = sorted(p for p in found if not any(part.startswith('.') for part in p.relative_to(place).parts))
+        if dead := [p for p in found if not p.exists()]: raise InputError(f'{dead[0]} is a link that leads nowhere: restore what it links to, or remove it')
+        return [p for p in found if p.is_file()]
     check_folder(folder)
     flat = inside(folder, '*')
     by_class = {d.name: inside(d, '**/*') for d in folder.iterdir() if d.is_dir() and not d.name.startswith('.')}
@@ -561,9 +581,11 @@ def load_array_file(path:str|os.PathLike, # .npy or .npz
                    )->Images: # images or features
     "Images or features from a NumPy file."
     try:
-        with open(path, 'rb') as f:
-            found = np.load(f, allow_pickle=False)
-            arrays = {k.lower(): found[k] for k in found.files} if hasattr(found, 'files') else {'x': found}
+        if not os.path.isfile(path): raise ValueError('it is not a file')
+        found = np.load(path, mmap_mode='r', allow_pickle=False) # an .npy file stays on the disk: it may be larger than the memory
+        arrays = {'x': found}
+        if hasattr(found, 'files'):
+            with found: arrays = {k.lower(): found[k] for k in found.files}
     except Exception as e: # zipfile, zlib, EOFError, ValueError, OSError, MemoryError: a damaged file can raise any
         raise InputError(f'{path} cannot be read as a NumPy file without pickled objects ({e}): save it again with np.save or np.savez') from e
     keyed = {'x_train', 'x_test'} <= arrays.keys()
@@ -576,7 +598,7 @@ def load_array_file(path:str|os.PathLike, # .npy or .npz
         numbers, classes = as_labels(np.concatenate([np.ravel(arrays[k]) for k in every]))
         start = sum(arrays[k].size for k in every[:every.index(y)])
         arrays[y] = numbers[start:start + arrays[y].size]
-        if 'classes' in arrays: classes = tuple(map(str, arrays['classes'].tolist()))
+        if 'classes' in arrays: classes = tuple(map(str, np.ravel(arrays['classes']).tolist()))
     return from_arrays((arrays[x], arrays.get(y)), classes, Path(path).name, f'{x} in {path}', split if keyed else 'all')
 
 # %% ../nbs/00_data.ipynb #e685fc38
@@ -606,6 +628,18 @@ def divide(images:Images, # the training images
         raise InputError(f'a set of {len(images)} is too few to set a sixth aside: use split train')
     chosen = order[:held] if split == 'validation' else order[held:]
     return replace(images[chosen.sort().values], split=split, origin=f'{split} part (5:1) of {images.origin}')
+
+# %% ../nbs/00_data.ipynb #2a6c24b7
+def long_tail(images:Images, # labelled images
+              ratio:float, # images of the first class for each of the last; 1: equal sizes
+             )->Images: # fewer, in file order
+    "Thin the classes so that their sizes fall geometrically."
+    if images.labels is None or not 1 <= ratio < math.inf:
+        raise InputError(f'a tail of {ratio}: give 1 or more' if images.labels is not None else f'{images.name} has no labels: a tail needs them')
+    sizes = images.labels[images.labels >= 0].bincount(minlength=images.n_classes)
+    wanted = sizes.min() * ratio ** (-torch.arange(len(sizes)) / max(1, len(sizes) - 1))
+    kept = [(images.labels == c).nonzero()[:n, 0] for c, n in enumerate(wanted.round().int().tolist())]
+    return replace(images[torch.cat(kept).sort().values], origin=f'{images.origin}, thinned {ratio:g} to 1')
 
 # %% ../nbs/00_data.ipynb #17be3a35
 NAMES = ('mnist', 'fashion', 'mnist5k', 'digits', 'svhn', 'svhn_extra', *PHOTOS, 'spiral')
@@ -685,12 +719,14 @@ def exemplar_indices(labels:Tensor|None, # int64 (N,), -1 where unlabelled
     if labels is None:
         raise InputError('exemplars need labels: sort the pictures into class folders, give (X, y), or name pictures of your own')
     y = np.asarray(torch.as_tensor(labels).cpu())
-    classes = range(max(n_classes or 0, int(y.max()) + 1))
+    classes = range(max(n_classes or 0, int(y.max(initial=-1)) + 1))
     lacking = np.setdiff1d(classes, y)
     if len(lacking) or not classes:
         raise InputError(f'no image is labelled {", ".join(map(str, lacking[:5])) or "at all"}: number the classes 0 to K-1 and give each an image')
     members = [np.flatnonzero(y == k) for k in classes]
     if isinstance(draw, str):
+        if draw == 'medoid':
+            raise InputError("draw 'medoid' is the centre of clusters that nothing has learned yet: train first, without exemplars, then use `medoids`")
         if draw != 'published':
             raise InputError(f"draw {draw!r}: use 'published', a whole number from 0, or one position per class")
         return torch.tensor([int(m[0]) for m in members])

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['contrast_loss', 'neighbour_weights', 'nearest', 'neighbour_graph', 'modularity', 'spectral_embedding', 'fill_empty',
-           'refine', 'Partition', 'Discovery', 'most_central', 'discover', 'blurred_pixels', 'nearest_labels',
-           'Clusters', 'discover_images', 'balance_loss', 'sharpness_loss', 'consistency_loss']
+           'class_shares', 'wanted_shares', 'refine', 'Partition', 'Discovery', 'most_central', 'cuts', 'discover',
+           'blurred_pixels', 'neighbour_votes', 'nearest_labels', 'Clusters', 'discover_images', 'balance_loss',
+           'sharpness_loss', 'consistency_loss']
 
-# %% ../nbs/09_discover.ipynb #c1bb9791
+# %% ../nbs/09_discover.ipynb #bcabbc3d
 import math, warnings
 from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from .data import Images, InputError, to_float
+from .data import Images, InputError, choose, to_float
 from .evaluation import contingency, match_clusters
 from .sphere import project
 
@@ -122,6 +123,30 @@ def fill_empty(
         labels[np.where(spare, scores[:, k], -np.inf).argmax()] = k
     return labels
 
+# %% ../nbs/09_discover.ipynb #ed41dc26
+def class_shares(
+    prior:str|list, # 'uniform', 'estimated', or K shares that add up to one, in any order
+    n_clusters:int, # K
+)->Tensor|str|None: # ascending float64 shares, 'estimated', or None for equal ones
+    "What is known of the sizes of the classes."
+    if isinstance(prior, str): return dict(uniform=None, estimated=prior)[choose(prior, ('uniform', 'estimated'), 'prior')]
+    shares = torch.tensor([float(share) for share in prior], dtype=torch.float64)
+    if len(shares) != n_clusters: raise InputError(f'the prior has {len(shares)} shares for {n_clusters} clusters: give one for each')
+    if not (shares > 0).all() or abs(shares.sum() - 1) > 1e-3:
+        raise InputError(f'the prior {[*map(float, prior)]} adds up to {shares.sum():.4g}: give positive shares that add up to 1')
+    return shares.sort().values
+
+# %% ../nbs/09_discover.ipynb #4693052f
+def wanted_shares(
+    shares:Tensor|str|None, # as `class_shares` gives them
+    sizes:Tensor, # (K,) share of the points that each cluster has
+)->np.ndarray: # (K,) of sum one
+    "What share each cluster should have: of known shares, the largest goes to the largest cluster."
+    sizes = np.asarray(sizes, dtype=float)
+    if shares is None: return np.full(len(sizes), 1 / len(sizes))
+    if isinstance(shares, str): return np.sqrt(sizes) / np.sqrt(sizes).sum()
+    return np.asarray(shares)[sizes.argsort(kind='stable').argsort(kind='stable')]
+
 # %% ../nbs/09_discover.ipynb #29ea194d
 def refine(
     graph, # (N, N) symmetric scipy sparse weights, each point with an edge
@@ -130,6 +155,7 @@ def refine(
     prior:float=.5, # say of equal sizes, from 0 to 1
     steps:int=4, # of the walk
     rounds:int=30, # at most
+    shares:Tensor|str|None=None, # of the clusters, as `class_shares` gives them; None: equal
 )->Tensor: # (N,) int64, every cluster in use
     "Give each point to the cluster that a short random walk from it ends in, until the labels stay."
     from scipy.sparse import diags
@@ -139,10 +165,11 @@ def refine(
         u = np.eye(n_clusters)[labels]
         for _ in range(steps): u = walk @ u
         u, a = u + 1e-6, np.ones(n_clusters)
+        wanted = wanted_shares(shares, np.bincount(labels, minlength=n_clusters) / len(labels))
         for _ in range(20):
-            shares = u * a
-            shares /= shares.sum(1, keepdims=True)
-            a *= (n_clusters * shares.mean(0)) ** -.5
+            p = u * a
+            p /= p.sum(1, keepdims=True)
+            a *= (p.mean(0) / wanted) ** -.5
         before, labels = labels, fill_empty((u * a ** prior).argmax(1), u * a ** prior)
         if (labels == before).mean() > .9999: break
     return torch.from_numpy(labels.astype(np.int64))
@@ -177,6 +204,27 @@ def most_central(
         rows.append(order[torch.arange(n_central) % len(order)])
     return torch.stack(rows)
 
+# %% ../nbs/09_discover.ipynb #cf043458
+def cuts(
+    graph, # (N, N) symmetric scipy sparse weights, each point with an edge
+    modes:np.ndarray, # (N, M) its slow modes
+    n_clusters:int, # K
+    n_modes, # how many modes to use: one cut for each number
+    seed:int=0, # of k-means
+    shares:Tensor|str|None=None, # of the clusters, as `class_shares` gives them; None: equal
+)->list[Partition]:
+    "Cut a graph by some of its slow modes, and refine each cut."
+    from sklearn.cluster import KMeans
+    tried = []
+    for m in n_modes:
+        rows = modes[:, :m] / np.maximum(np.linalg.norm(modes[:, :m], axis=1, keepdims=True), 1e-12)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore') # of fewer distinct points than clusters: `refine` leaves none empty
+            start = KMeans(n_clusters, n_init=3, random_state=seed).fit_predict(rows)
+        labels = refine(graph, start, n_clusters, shares=shares)
+        tried.append(Partition(modularity(graph, labels), m, labels))
+    return tried
+
 # %% ../nbs/09_discover.ipynb #2fe17d0b
 def discover(
     codes:Tensor, # (N, D) of which the directions count; N up to 20,000 or so
@@ -184,20 +232,14 @@ def discover(
     seed:int=0, # of k-means
     n_central:int=8, # most central points wanted of each cluster
     others:tuple=(), # further descriptions (N, E) of the same points, whose graphs are added
+    shares:Tensor|str|None=None, # of the clusters, as `class_shares` gives them; None: equal
 )->Discovery:
     "Cut the neighbour graph of the codes where, of some cuts, modularity is highest."
-    from sklearn.cluster import KMeans
     n = len(codes)
     if not 1 <= n_clusters <= n: raise InputError(f'{n_clusters} clusters of {n} points: ask for 1 to {n}')
-    graph, tried = sum(neighbour_graph(z) for z in (codes, *others)), []
+    graph = sum(neighbour_graph(z) for z in (codes, *others))
     modes = spectral_embedding(graph, min(n_clusters + 5, n - 1))
-    for m in range(min(n_clusters, n - 1), modes.shape[1] + 1):
-        rows = modes[:, :m] / np.maximum(np.linalg.norm(modes[:, :m], axis=1, keepdims=True), 1e-12)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore') # of fewer distinct points than clusters: `refine` leaves none empty
-            start = KMeans(n_clusters, n_init=3, random_state=seed).fit_predict(rows)
-        labels = refine(graph, start, n_clusters)
-        tried.append(Partition(modularity(graph, labels), m, labels))
+    tried = cuts(graph, modes, n_clusters, range(min(n_clusters, n - 1), modes.shape[1] + 1), seed, shares)
     best = max(tried, key=lambda cut: cut.modularity)
     central = most_central(project(codes.detach().cpu().float()), best.labels, n_central)
     return Discovery(best.labels, central, best.modularity, tried)
@@ -209,18 +251,28 @@ def blurred_pixels(
     "Every second pixel's mean with its eight neighbours."
     return images if images.ndim == 2 else F.avg_pool2d(images + 1, 3, 2, 1).flatten(1)
 
+# %% ../nbs/09_discover.ipynb #c9fc5138
+def neighbour_votes(
+    codes:Tensor, # (N, D) unit rows
+    known:Tensor, # (M, D) unit rows
+    labels:Tensor, # (M,) cluster of each of `known`
+    n_clusters:int, # K
+    k:int=10, # that vote; M if that is less
+    temperature:float=.05, # what cosines are divided by; the lower, the more the nearest counts
+)->Tensor: # (N, K), rows sum to one
+    "Each cluster's share of the votes of the nearest known points."
+    cosines, voters = nearest(codes, known, min(k, len(known)))
+    return torch.zeros(len(codes), n_clusters, device=codes.device).scatter_add_(1, labels[voters], (cosines / temperature).softmax(1))
+
 # %% ../nbs/09_discover.ipynb #1e436950
 def nearest_labels(
     codes:Tensor, # (N, D) unit rows
     known:Tensor, # (M, D) unit rows
     labels:Tensor, # (M,) cluster of each of `known`
     k:int=10, # that vote; M if that is less
-    temperature:float=.05, # what cosines are divided by; the lower, the more the nearest counts
 )->Tensor: # (N,) int64
     "The label that the nearest of the known points vote for."
-    cosines, voters = nearest(codes, known, min(k, len(known)))
-    votes = torch.zeros(len(codes), int(labels.max()) + 1, device=codes.device)
-    return votes.scatter_add_(1, labels[voters], ((cosines - 1) / temperature).exp()).argmax(1)
+    return neighbour_votes(codes, known, labels, int(labels.max()) + 1, k).argmax(1)
 
 # %% ../nbs/09_discover.ipynb #b75edd19
 class Clusters(NamedTuple):
@@ -239,13 +291,14 @@ def discover_images(
     n_central:int=4, # most central images wanted of each cluster
     pixels:bool=True, # add the graph of the blurred images to that of the codes
     before:Tensor|None=None, # (N,) clusters found earlier, whose numbers are kept as far as they are the same
+    shares:Tensor|str|None=None, # of the clusters, as `class_shares` gives them; None: equal
 )->Clusters: # on the device of the images
     "Embed the images, cut the graph of some, and pass the labels on to all."
     device = images.pixels.device
     codes = torch.cat([embed(to_float(p)) for p in images.pixels.split(2000)])
     some = torch.randperm(len(images), generator=generator)[:n].to(device)
     others = (blurred_pixels(to_float(images.pixels[some])).cpu(),) if pixels else ()
-    found = discover(codes[some].cpu(), n_clusters, n_central=n_central, others=others)
+    found = discover(codes[some].cpu(), n_clusters, n_central=n_central, others=others, shares=shares)
     unit, known = project(codes), found.labels.to(device)
     labels = nearest_labels(unit, unit[some], known)
     labels[some] = known
@@ -257,9 +310,11 @@ def discover_images(
 # %% ../nbs/09_discover.ipynb #c444e8a1
 def balance_loss(
     logits:Tensor, # (N, K) log-probabilities up to a constant per row
-)->Tensor: # scalar from 0, all clusters used equally, to log K, one used
-    "How far the clusters are from equal use: log K - H(mean p), in nats."
+    shares:Tensor|None=None, # (K,) that the clusters should have; None: equal ones
+)->Tensor: # scalar from 0, all clusters used as they should be; of equal shares to log K, one used
+    "How far the clusters are from equal use: log K - H(mean p), in nats; of other shares, KL(mean p || shares)."
     log_mean = logits.log_softmax(1).logsumexp(0) - math.log(len(logits))
+    if shares is not None: return (log_mean.exp() * (log_mean - shares.to(log_mean).clamp_min(1e-6).log())).sum()
     return math.log(logits.shape[1]) + (log_mean.exp() * log_mean).sum()
 
 # %% ../nbs/09_discover.ipynb #39fd8de4

@@ -313,10 +313,10 @@ class GMVAE(MixtureModel):
             prior = self.components(w)
             log_p = log_density(x, *prior)
         logits = log_p if exact else one.logits # of the components: (M, N, K), or (N, K)
-        if self.training: self.usage = self.usage.lerp(logits.detach().softmax(-1).flatten(0, -2).mean(0), .02)
+        if self.training: self.usage = self.usage.lerp(batch.gather(logits.detach().softmax(-1).flatten(0, -2)).mean(0), .02)
         def cluster():
-            if self.cluster_prior == 'aggregate': return balance_loss(self.logits(both))
-            return free_bits_loss(uniform_kl(logits), self.free_bits) if exact else uniform_kl(logits).mean()
+            if self.cluster_prior == 'aggregate': return balance_loss(batch.gather(self.logits(both)))
+            return free_bits_loss(batch.gather(uniform_kl(logits).flatten()), self.free_bits) if exact else uniform_kl(logits).mean()
         def discovered():
             return F.cross_entropy(self.logits(both), self.found[batch.positions].repeat(len(views)))
         terms = dict(
@@ -325,7 +325,7 @@ class GMVAE(MixtureModel):
             style=lambda: gaussian_kl(one.style_mean, one.style_log_var).mean(),
             cluster=cluster,
             violation=lambda: sharpness_loss(log_p.flatten(0, 1)),
-            contrast=lambda: contrast_loss(*project(both.mean).split(n)),
+            contrast=lambda: contrast_loss(*batch.gather(project(both.mean)).chunk(2)),
             sharpness=lambda: sharpness_loss(self.logits(both)),
             consistency=lambda: consistency_loss(*self.logits(both).split(n)),
             discovered=discovered)
@@ -380,7 +380,7 @@ class GMVAE(MixtureModel):
         return made | dict(components=lambda: component_figure(component_samples(self, style=None)),
                            style=lambda: component_figure(style_traversal(self, to_float(images.pixels[:1000])), 'style, -2 to 2 deviations'))
 
-    def finish(self): self.found = self.found[:0]
+    def finish(self, images): self.found = self.found[:0]
 
 # %% ../nbs/20_gmvae.ipynb #0dc54d18
 def snapshot(

@@ -201,7 +201,7 @@ class GumbelGMVAE(System):
         view = self.warped(x, batch, 0)
         h = self.features(view)
         logits, wanted = self.logits(h), set(batch.terms)
-        terms = dict(balance=lambda: balance_loss(logits), sharpness=lambda: sharpness_loss(logits),
+        terms = dict(balance=lambda: balance_loss(batch.gather(logits)), sharpness=lambda: sharpness_loss(logits),
                      categorical=lambda: math.log(self.n_clusters) - sharpness_loss(logits))
         if wanted & {'reconstruction', 'gaussian'}:
             bound = self.bound(view, h, logits, batch, progress)
@@ -210,11 +210,11 @@ class GumbelGMVAE(System):
             other = self.features(self.warped(x, batch, 1))
             both = torch.cat([logits, self.logits(other)])
             terms |= dict(
-                contrast=lambda: contrast_loss(project(h), project(other)),
-                balance=lambda: balance_loss(both), sharpness=lambda: sharpness_loss(both),
+                contrast=lambda: contrast_loss(batch.gather(project(h)), batch.gather(project(other))),
+                balance=lambda: balance_loss(batch.gather(both)), sharpness=lambda: sharpness_loss(both),
                 consistency=lambda: consistency_loss(*both.chunk(2)),
                 discovered=lambda: F.cross_entropy(both, self.found[batch.positions].repeat(2)))
-        if self.training: self.usage.lerp_(logits.detach().softmax(1).mean(0), .01)
+        if self.training: self.usage.lerp_(batch.gather(logits.detach().softmax(1)).mean(0), .01)
         return {name: terms[name]() for name in batch.terms}
 
     def bound(self, x, h, logits, batch, progress):
@@ -313,7 +313,7 @@ class GumbelGMVAE(System):
             return component_figure(torch.stack(draws))
         return dict(latent=latent) if images.is_features else dict(latent=latent, components=components)
 
-    def finish(self): self.found = self.found[:0]
+    def finish(self, images): self.found = self.found[:0]
 
 # %% ../nbs/21_gumbel.ipynb #48fca788
 def published_preset(

@@ -373,7 +373,7 @@ class Margins(System):
         for part in self.encoder.modules():
             if isinstance(part, CountedDropout): part.batch = batch
         x = self.encode(self.warped(to_float(batch.images), batch))
-        return self.costs(x, self.labels[batch.positions], batch.terms, progress)
+        return self.costs(batch.gather(x), batch.gather(self.labels[batch.positions]), batch.terms, progress)
 
     def costs(self, x, labels, names, progress=1.):
         "The terms by name, of embeddings."
@@ -415,7 +415,7 @@ class Margins(System):
     def embed(self, images): return self.encode(images)
     def assign(self, images): return (-chord(self.encode(images), self.means).square()/(2*self.variance).clamp_min(1e-12)).softmax(1)
     def names(self): return torch.arange(self.n_clusters)
-    def finish(self): self.labels, self.kept, self.held = self.labels[:0], self.kept[:0], self.held[:0]
+    def finish(self, images): self.labels, self.kept, self.held = self.labels[:0], self.kept[:0], self.held[:0]
 
 # %% ../nbs/40_margins.ipynb #0d4a5340
 def loss_preset(

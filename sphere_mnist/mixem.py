@@ -7,7 +7,7 @@ __all__ = ['MIXTURE', 'GROW', 'PROTOCOLS', 'ComponentHeads', 'mix', 'pimax_loss'
            'MixEm', 'read_out', 'component_start', 'cluster_features', 'partition_scores', 'cluster_evaluation',
            'start_scores', 'starts_figure', 'usage_figure']
 
-# %% ../nbs/31_mixem.ipynb #0e76d800
+# %% ../nbs/31_mixem.ipynb #1af57333
 import math
 from pathlib import Path
 import numpy as np
@@ -19,7 +19,7 @@ from .discover import balance_loss, contrast_loss, sharpness_loss
 from .evaluation import ari, embed_all, evaluating, hungarian_acc, nmi, usage_entropy
 from .figures import PALETTE, cluster_colors
 from .models import Network, autocast
-from .simclr import CPU_RUN, PHOTO_RUN, SimCLR, gather_rows, head_layers, probe_scores, weight_decay
+from .simclr import CPU_RUN, PHOTO_RUN, SimCLR, head_layers, probe_scores, weight_decay
 from .sphere import project
 from .training import Batch, counted, load_tensors, read_tensors
 
@@ -147,8 +147,7 @@ class MixEm(SimCLR):
         if batch.total < K:
             raise InputError(f'A batch of {batch.total} cannot use {K} components: give --batch-size {2*K} or more.')
         a, e = self.heads(self.features(self.views(batch)))
-        rows = torch.cat([*a.chunk(2), *mix(a, e).chunk(2)], 1)
-        a1, a2, z1, z2 = gather_rows(rows, batch.total).split([K, K, e.shape[2], e.shape[2]], 1)
+        a1, a2, z1, z2 = *batch.gather(a).chunk(2), *batch.gather(mix(a, e)).chunk(2)
         views = [(a1, z1, a1.argmax(1)), (a2, z2, a2.argmax(1))]
         terms = dict(
             contrast=lambda: contrast_loss(project(z1), project(z2), self.temperature),
@@ -179,7 +178,7 @@ class MixEm(SimCLR):
         made = dict(starts=lambda: starts_figure(cluster_evaluation(self, images)))
         return made | dict(usage=lambda: usage_figure(rows)) if any('usage' in r for r in rows) else made
 
-    def finish(self): self.found = self.found[:0]
+    def finish(self, images): self.found = self.found[:0]
 
 # %% ../nbs/31_mixem.ipynb #691a7ff9
 MIXTURE = dict(contrast=1, balance=2, pimax=.1, pull=.1, push=.05)

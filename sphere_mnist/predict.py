@@ -137,6 +137,7 @@ def predict_digits(
 )->list[dict]: # label ('' where the cluster has no name), confidence, cluster
     "What digit is in each picture."
     system = shipped_model() if system is None else system
+    if not len(pictures): raise InputError('no pictures: give at least one')
     pixels = torch.stack([normalize_digit(p if isinstance(p, Tensor) else read_picture(p)) for p in pictures])
     probabilities = assign_all(system, pixels)
     with evaluating(system): names = system.names()

@@ -6,18 +6,17 @@
 __all__ = ['SCORES', 'TEMPLATE', 'load_system', 'summary', 'result_lines', 'model_card', 'write_card', 'save_half',
            'same_settings', 'ship', 'Assigner', 'export']
 
-# %% ../nbs/54_share.ipynb #8dd20916
+# %% ../nbs/54_share.ipynb #b7932e20
 import copy, json, os
 from pathlib import Path
 import numpy as np
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from safetensors.torch import save
 from torch import Tensor, nn
 from .cli import RESULT, read_result, system_class
 from .data import InputError, choose, to_float
 from .evaluation import evaluating
-from .training import System, tensors, write_whole
+from .training import System, pack, tensors, write_whole
 
 # %% ../nbs/54_share.ipynb #6bbd9c9e
 def load_system(
@@ -33,7 +32,7 @@ def load_system(
         made = system_class(json.loads(Path(file).read_text())['system'])
         return made.from_pretrained(str(source), **options)
     except InputError: raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e: # RecursionError of nested JSON is a RuntimeError
         raise InputError(f'{source} holds no system that can be read ({e}): give a folder that save_pretrained wrote') from None
 
 # %% ../nbs/54_share.ipynb #9503ec73
@@ -104,7 +103,7 @@ def model_card(
                          **(dict(model_name=name, eval_results=scored) if scored else {}))
     what = f'rows of {system.shape[0]} features' if features else f'images of {" x ".join(map(str, system.shape))} (channels, height, width)'
     named = f', named {", ".join(system.classes)} by exemplars' if len(system.classes) and system.names() is not None else ', without names'
-    settings = json.dumps(dict(system=system.name, **system._hub_mixin_config), indent=2)
+    settings = json.dumps(dict(system=system.name, **(system._hub_mixin_config or {})), indent=2)
     return ModelCard(f'---\n{data.to_yaml()}\n---\n\n' + TEMPLATE.format(
         title=name, system=system.name, what=what, clusters=system.n_clusters, named=named, results=result_lines(results), settings=settings))
 
@@ -130,7 +129,7 @@ def save_half(
     folder.mkdir(parents=True, exist_ok=True)
     values = {k: v.half() if v.dtype == torch.float32 else v for k, v in tensors(system).items()}
     system._save_pretrained(folder)
-    write_whole(folder/'model.safetensors', lambda f: f.write_bytes(save(values)))
+    write_whole(folder/'model.safetensors', lambda f: f.write_bytes(pack(values)))
     write_whole(folder/'README.md', lambda f: f.write_text(str(model_card(system, results))))
 
 # %% ../nbs/54_share.ipynb #c6254cfc

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['GROW', 'CONTRAST', 'Spherical', 'published_preset']
 
-# %% ../nbs/10_spherical.ipynb #00b7ef67
+# %% ../nbs/10_spherical.ipynb #07e932cf
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .augment import make_warp, warp_images
 from .centers import collapse_warning, group_centers, moving_centers, separation
 from .data import Images, InputError, to_float
-from .discover import (balance_loss, consistency_loss, contrast_loss, discover_images,
-                                   sharpness_loss)
-from .evaluation import name_clusters
+from .discover import (balance_loss, blurred_pixels, class_shares, consistency_loss, contrast_loss,
+                                   discover_images, neighbour_votes, sharpness_loss, wanted_shares)
+from .evaluation import assign_all, name_clusters
 from .losses import cluster_loss, feature_loss, reconstruction_loss
 from .models import autocast, make_decoder, make_encoder
 from .sphere import project
@@ -36,12 +36,14 @@ class Spherical(System):
         together:bool=True, # one forward for two warped views and the prototypes; False: three, as published
         kappa:float=15., # concentration: how fast a probability falls with the distance from its centre
         pixel_graph:bool=True, # cut the graph of the codes together with that of the blurred images
+        prior:str|list='uniform', # sizes of the classes: uniform, estimated while training, or K shares in any order
         classes:tuple=(), # names of the exemplars' classes
     ):
         super().__init__()
         self.shape, self.n_clusters, self.classes = tuple(shape), n_clusters, tuple(classes)
         make_warp(warp) # an unknown name is an error here and not in the first step
         self.warp, self.together, self.kappa, self.pixel_graph = warp, together, kappa, pixel_graph
+        self.shares = class_shares(prior, n_clusters)
         options = dict(width=width) if encoder == 'small' else {}
         self.encoder = make_encoder(encoder, self.shape, dim, **options)
         self.decoder = make_decoder(encoder, self.shape, dim, **options)
@@ -49,6 +51,7 @@ class Spherical(System):
         no_index = torch.zeros(0, dtype=torch.long)
         for name, value in dict(prototypes=none, groups=no_index, # the images that set the centres, the cluster of each
                                 exemplars=none, labels=no_index, # the images that name clusters, the class of each
+                                votes=torch.zeros(0, n_clusters), # of the exemplars' neighbours, a row each
                                 found=no_index, # discovered cluster of each training image
                                 mean=torch.zeros(1), std=torch.ones(1)).items(): self.register_buffer(name, value.clone())
 
@@ -65,7 +68,7 @@ class Spherical(System):
 
     def discover(self, images, generator, n=10_000, n_central=4):
         "Find the clusters of all images on two graphs of `n`; the most central images become the prototypes."
-        found = discover_images(self.embed, images, self.n_clusters, generator, n, n_central, self.pixel_graph)
+        found = discover_images(self.embed, images, self.n_clusters, generator, n, n_central, self.pixel_graph, shares=self.shares)
         self.found, self.prototypes = found.labels, images.pixels[found.central.flatten()]
         self.groups = torch.arange(self.n_clusters, device=self.found.device).repeat_interleave(n_central)
 
@@ -88,13 +91,19 @@ class Spherical(System):
             feature=lambda: feature_loss(e, e_warped),
             reconstruction=lambda: reconstruction_loss(self.decode(e_warped), x),
             cluster=lambda: cluster_loss(e, e_warped, centers),
-            contrast=lambda: contrast_loss(e, e_warped),
+            contrast=lambda: contrast_loss(batch.gather(e), batch.gather(e_warped)),
             exemplar=lambda: F.cross_entropy(self.kappa*prototypes @ centers.T, self.groups),
-            balance=lambda: balance_loss(both),
+            balance=lambda: balance_loss(batch.gather(both), self.wanted()),
             sharpness=lambda: sharpness_loss(both),
             consistency=lambda: consistency_loss(*both.chunk(2)),
             discovered=lambda: F.cross_entropy(both, self.found[batch.positions].repeat(2)))
         return {name: terms[name]() for name in batch.terms}
+
+    def wanted(self):
+        "The shares that the clusters should have, or None for equal ones: those of the discovered clusters, or the known ones by rank."
+        if self.shares is None or not len(self.found): return None
+        sizes = self.found.bincount(minlength=self.n_clusters)/len(self.found)
+        return sizes if isinstance(self.shares, str) else torch.from_numpy(wanted_shares(self.shares, sizes.cpu())).to(sizes)
 
     def warped(self, images, batch, salt=0):
         "Each image under a warp of its own; features get noise instead."
@@ -123,14 +132,33 @@ class Spherical(System):
     @torch.no_grad()
     def names(self):
         if not len(self.exemplars): return None
-        return name_clusters(self.assign(to_float(self.exemplars)), self.labels, len(self.classes))
+        likely = self.assign(to_float(self.exemplars))
+        if len(self.votes): likely = likely*(.97*self.votes + .03/self.n_clusters)
+        return name_clusters(likely, self.labels, len(self.classes))
+
+    def name_by(self, exemplars, images):
+        "Let these exemplars name the clusters, each with its neighbours among the images."
+        device = self.exemplars.device
+        self.exemplars, self.labels, self.classes = exemplars.pixels.to(device), exemplars.labels.to(device), exemplars.classes
+        self._hub_mixin_config['classes'] = exemplars.classes # as it will be loaded
+        self.ask_neighbours(images)
+
+    @torch.no_grad()
+    def ask_neighbours(self, images, n=10_000, k=30):
+        "Of the `k` images most like an exemplar, blurred, which share is in which cluster?"
+        some = images[torch.randperm(len(images), generator=counted(0))[:n]].to(self.exemplars.device)
+        alike = [project(blurred_pixels(to_float(pixels))) for pixels in (self.exemplars, some.pixels)]
+        clusters = assign_all(self, some).argmax(1).to(self.exemplars.device)
+        self.votes = neighbour_votes(*alike, clusters, self.n_clusters, k)
 
     def monitor(self):
         centers = self.centers()
         return dict(separation=separation(centers).smallest, centers=[[round(v, 4) for v in c] for c in centers.tolist()],
                     warning=collapse_warning(centers))
 
-    def finish(self): self.found = self.found[:0]
+    def finish(self, images):
+        if len(self.exemplars) and len(self.found): self.ask_neighbours(images)
+        self.found = self.found[:0]
 
 # %% ../nbs/10_spherical.ipynb #7fc429b9
 def published_preset(

@@ -286,6 +286,9 @@ MISTAKES = [
     ('cluster --data digits --out nowhere --resume', 'not a run folder'),
     ('cluster --resume', 'give it as --out'),
     ('cluster --data digits --ledger nowhere/l.jsonl', 'make it first'),
+    ('cluster --data digits --track tensorbord', "did you mean 'tensorboard'"),
+    ('cluster --data digits --track aim', "'aim' is not installed: pip install aim"),
+    ('completion fish', 'fish'),
     ('cluster --config build.yaml', 'os.system'),
     ('cluster --config unknown.yaml', 'datta'),
     ('cluster --config kind.yaml', '--seed'),
@@ -485,3 +488,144 @@ def test_the_published_encoder_says_how_long_it_takes(monkeypatch, capsys):
     monkeypatch.setattr(cli, 'train_again', lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt))
     assert cli.main(['cluster', *TINY, '--encoder', 'resnet18', '--out', 'run']) == 130
     assert 'about 85 minutes for 5,100 steps on this machine' in capsys.readouterr().out
+
+
+def test_what_help_promises_can_be_said(capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
+    assert set(cli.EXAMPLES) == set(cli.COMMANDS)
+    assert cli.main(['--help']) == 0
+    shown = capsys.readouterr().out
+    assert all(f'  {status} ' in shown for status in cli.EXITS) and max(map(len, shown.splitlines())) <= 80
+    for name, lines in cli.EXAMPLES.items():
+        assert cli.main([name, '--help']) == 0
+        shown = capsys.readouterr().out
+        assert max(map(len, shown.splitlines())) <= 80 and '\x1b' not in shown
+        for line in lines:
+            assert line in shown
+            assert cli.parser().parse_args(re.search('sphere_mnist ([^>)]*)', line)[1].split()).command == name
+
+
+@pytest.mark.parametrize('result', [
+    dict(acc_exemplar=.9531, acc=1., nmi=None, ari=-.01, clusters_used=100, seconds=1234567.8),
+    {f'measure_number_{i}': i/7 for i in range(9)}])
+def test_tables_fit_80_columns(result):
+    text = cli.table(result) if 'acc' in result else cli.in_columns(result)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80 and len({len(l) for l in lines[:2]}) == 1
+    for value in result.values(): assert ('-' if value is None else f'{value:.4f}' if isinstance(value, float) and value < 9 else f'{value:g}') in text
+
+
+def test_quiet_says_what_goes_wrong_and_nothing_else(finished, capfd):
+    assert cli.main(['cluster', *TINY, '--epochs', '1', '--quiet', '--out', 'run']) == 0
+    assert cli.main(['evaluate', '--quiet', 'run']) == 0
+    assert capfd.readouterr() == ('', '')
+    assert cli.main(['cluster', '--resume', '--out', 'run', '--quiet']) == 0 and capfd.readouterr() == ('', '')
+    assert cli.main(['evaluate', 'nowhere', '--quiet']) == 2
+    assert capfd.readouterr() == ('', 'sphere_mnist: nowhere is not a run folder: it has no config.yaml.\n')
+    assert 'quiet' not in Path('run/config.yaml').read_text()
+
+
+@pytest.mark.parametrize('raised, status, said', [
+    (OSError(28, 'No space left on device', 'x'), 1, 'No space left on device: x'), (MemoryError(), 1, 'Not enough memory'),
+    (RuntimeError('CUDA out of memory'), 1, 'Not enough memory'), (data.InputError('Wrong.'), 2, 'Wrong.'),
+    (KeyboardInterrupt(), 130, 'interrupted; nothing was written.'), (cli.Terminated(), 143, 'terminated; nothing was written.'),
+    (cli.NonFiniteLoss('NaN.'), 1, 'NaN.')])
+def test_exit_statuses(raised, status, said, monkeypatch, capsys):
+    def fail(args): raise raised
+    monkeypatch.setattr(cli, 'info', fail)
+    assert cli.main(['info']) == status in cli.EXITS
+    assert said in only_line(capsys)
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(cli, 'info', lambda args: (_ for _ in ()).throw(RuntimeError('a bug')))
+    with pytest.raises(RuntimeError, match='a bug'): cli.main(['info'])
+
+
+def test_a_pipe_that_closes_is_no_traceback():
+    process = start('info')
+    process.stdout.close()
+    assert process.wait(60) == 1 and process.stderr.read() == ''
+
+
+def test_info_says_where_the_data_are(monkeypatch, capsys, tmp_path):
+    raw = tmp_path/'data'/'MNIST'/'raw'
+    raw.mkdir(parents=True)
+    (tmp_path/'data/SVHN').mkdir()
+    for f in data.RAW_FILES: (raw/f).touch()
+    monkeypatch.setenv('SPHERE_MNIST_DATA', str(tmp_path/'data'))
+    assert cli.main(['info']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = {l[:17].strip(): l[17:] for l in lines if l[:17].strip()}
+    assert found['mnist'] == str(raw) and found['svhn'] == str(tmp_path/'data/SVHN') and 'fashion' in found['not found']
+    assert {'sphere_mnist', 'python', 'torch', 'device', 'threads', 'memory', 'precision', 'bfloat16', 'trackers', 'mnist5k'} <= found.keys()
+    assert all(len(l) <= 80 for l in lines if str(tmp_path) not in l)
+
+
+@pytest.fixture(scope='session')
+def scripts(tmp_path_factory):
+    "The completion scripts of both shells, as files."
+    folder = tmp_path_factory.mktemp('completion')
+    for shell in cli.SHELLS: (folder/shell).write_text(cli.completion_script(shell))
+    return folder
+
+
+ASKED = [(['clu'], 'cluster'), (['cluster', '--sys'], '--system'), (['cluster', '--system', 'gu'], 'gumbel'), (['cluster', '--track', 'tensor'], 'tensorboard'),
+         (['cluster', '--data', 'fash'], 'fashion'), (['embed', '--loss', 'cosf'], 'cosface'), (['completion', 'ba'], 'bash')]
+
+
+@pytest.mark.parametrize('words, answer', [*ASKED, (['predict', 'a_pic'], 'a_picture.png'), (['cluster', '--data', 'a_pic'], 'a_picture.png')])
+def test_bash_completes(scripts, words, answer):
+    Path('a_picture.png').touch()
+    call = ['bash', '--norc', '-c', 'source "$1"; shift; COMP_WORDS=(sphere_mnist "$@"); COMP_CWORD=$#; _shtab_sphere_mnist; printf "%s\n" "${COMPREPLY[@]}"', 'bash']
+    done = subprocess.run([*call, scripts/'bash', *words], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == [answer], done
+
+
+def test_the_script_of_zsh_has_all_arguments(scripts):
+    text = (scripts/'zsh').read_text()
+    assert text.startswith('#compdef sphere_mnist')
+    flags = {'--' + key.replace('_', '-') for key in cli.cluster_parser().get_defaults().keys()}
+    assert not [flag for flag in flags if flag not in text]
+    assert not [name for name in cli.COMMANDS if name not in text]
+
+
+def test_patience_ends_a_stage_early():
+    said = ['embed', '--loss', 'softmax', '--data', 'digits', '--epochs', '30', '--batch-size', '256', '--lr', '0', '--out']
+    assert cli.main([*said, 'patient', '--patience', '2']) == 0 # at a rate of 0 no epoch is better than the first
+    rows = [json.loads(l) for l in Path('patient/metrics.jsonl').read_text().splitlines()]
+    assert len(rows) == 3 and len({row['validation'] for row in rows}) == 1
+    assert cli.read_config(Path('patient')).patience == 2
+
+
+def test_tensorboard_gets_the_numbers_of_each_epoch(capsys):
+    pytest.importorskip('tensorboard')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    assert cli.main(['cluster', *TINY, '--epochs', '2', '--track', 'tensorboard', '--out', 'run']) == 0
+    events = EventAccumulator('run/logs/seed-0/sphere_mnist').Reload()
+    rows = [json.loads(l) for l in Path('run/metrics.jsonl').read_text().splitlines()]
+    for name, read in {'loss': lambda r: r['loss'], 'terms/feature': lambda r: r['terms']['feature'], 'separation': lambda r: r['separation']}.items():
+        assert [(e.step, pytest.approx(e.value, rel=1e-5)) for e in events.Scalars(name)] == [(r['step'], read(r)) for r in rows]
+    assert 'track' not in Path('run/config.yaml').read_text()
+
+
+def test_a_tracker_that_does_not_start_is_one_sentence(monkeypatch, capsys):
+    from accelerate import Accelerator
+    def fail(*args, **kw): raise RuntimeError('not logged in')
+    pytest.importorskip('tensorboard')
+    monkeypatch.setattr(Accelerator, 'init_trackers', fail)
+    assert cli.main(['cluster', *TINY, '--epochs', '1', '--track', 'tensorboard', '--out', 'run']) == 2
+    assert "'tensorboard' does not start: not logged in" in only_line(capsys)
+
+
+def test_in_a_file_progress_is_plain_lines(monkeypatch, capsys):
+    from sphere_mnist import training
+    monkeypatch.setenv('TQDM_MININTERVAL', '0'); monkeypatch.delenv('TQDM_DISABLE', raising=False)
+    system = cli.system_class('spherical')
+    images = data.load_images('digits')
+    stages = training.preset_stages(system, 'published', images, None, epochs=1)
+    with training.progress_bar(stages, len(images), 0, True) as bar:
+        bar.start_t -= 60; bar.last_print_t -= 60; bar.delay = 0 # a minute has passed
+        bar.update(5)
+    err = capsys.readouterr().err
+    assert '5 of 12 steps' in err and '\r' not in err and '\x1b' not in err

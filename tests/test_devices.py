@@ -1,67 +1,147 @@
-"""A whole training step without values: what runs on the `meta` device makes no tensor on another one."""
+"""Training on a GPU, as far as it can be tested without one: no tensor on the wrong device, nothing that waits, precision by flag.
+
+On the `meta` device a whole epoch runs without values; a pretended GPU checks devices in the forward pass. Both fail where
+a value is asked for. Where there is a GPU, every system trains on it.
+"""
+from dataclasses import replace
+from types import SimpleNamespace
+from unittest import mock
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from sphere_mnist import cli, training
 from sphere_mnist.data import exemplar_indices, load_images
-from sphere_mnist.spherical import Spherical
-from sphere_mnist.training import Batch, preset_stages
+from sphere_mnist.margins import TERMS
+from sphere_mnist.training import Batch, counted, preset_stages, train, train_epoch
 
-STAGES = [('published', 0), ('fast', 0), ('fast', 1)]
+# system, preset, stage, arguments
+STAGES = {f'{name}-{preset}-{number}' + ''.join(f'-{v}' for v in options.values() if isinstance(v, str)): (name, preset, number, options)
+          for name, preset, number, options in [
+    ('spherical', 'published', 0, {}), ('spherical', 'fast', 0, {}), ('spherical', 'fast', 1, {}),
+    ('spherical', 'fast', 1, dict(encoder='resnet18')),
+    ('gmvae', 'published', 0, {}), ('gmvae', 'improved', 0, {}), ('gmvae', 'improved', 1, {}),
+    ('gmvae', 'published', 0, dict(variant='information', samples=2)),
+    ('gumbel', 'published', 0, {}), ('gumbel', 'improved', 0, {}), ('gumbel', 'improved', 1, {}),
+    ('gumbel', 'published', 0, dict(estimator='straight_through', exact_kl=True)),
+    ('simclr', 'mnist', 0, {}), ('simclr', 'cifar10-small', 0, {}), ('mixem', 'mnist', 1, {}), ('mixem', 'stl10', 0, {}),
+    ('margins', 'softmax', 0, dict(losses=TERMS, margin=1.)), ('margins', 'softmax', 0, dict(encoder='published')),
+    ('margins', 'triplet', 0, dict(mining='batch-hard')), ('margins', 'triplet', 0, dict(mining='all'))]}
 
 
 @pytest.fixture(scope='module')
-def digits(): return load_images('digits')
+def digits(): return load_images('digits')[torch.arange(200)]
 
 
-@pytest.mark.parametrize('preset, number', STAGES)
-@pytest.mark.parametrize('encoder', ['small', 'resnet18'])
-def test_a_step_on_meta(digits, preset, number, encoder):
-    options = dict(encoder=encoder) if encoder != 'small' else {}
-    stage = preset_stages(Spherical, preset, digits, digits[exemplar_indices(digits.labels)], **options)[number]
+def pictures(digits, case): # in colour where the preset is for photographs
+    return digits if 'cifar' not in case and 'stl' not in case else replace(digits, pixels=digits.pixels.repeat(1, 3, 1, 1))
+
+
+def made(digits, case):
+    "The stage with its settings, as it is once it was prepared."
+    name, preset, number, options = STAGES[case]
+    digits = pictures(digits, case)
+    stage = preset_stages(cli.system_class(name), preset, digits, digits[exemplar_indices(digits.labels)], **options)[number]
     stage.apply_settings()
-    system = stage.system
-    if stage.prepare: system.found = torch.zeros(len(digits), dtype=torch.long)
-    system.to('meta').train()
-    n = 16
-    batch = Batch(digits.pixels[:n].to('meta'), torch.arange(n, device='meta'), tuple(stage.weights), step=1)
-    terms = system(batch, .5)
-    assert {(t.device.type, t.dtype, t.shape) for t in terms.values()} == {('meta', torch.float32, torch.Size())}
-    sum(terms.values()).backward()
-    torch.optim.Adam(system.parameters()).step()
-    trained = [p for p in system.parameters() if p.grad is not None]
-    assert trained and all(p.grad.device.type == 'meta' for p in trained)
+    if 'losses' in options: stage.weights = dict.fromkeys(TERMS, 1.)
+    if stage.prepare: stage.system.found = torch.zeros(len(digits), dtype=torch.long)
+    return stage
+
+
+class NoWaiting(TorchDispatchMode):
+    "Fails where a tensor is copied from a device to the CPU, or to a GPU by a copy that waits."
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default:
+            before, after = args[0].device.type, out.device.type
+            assert before == after or after != 'cpu', 'copied to the CPU'
+            assert before == after or after != 'cuda' or (kwargs or {}).get('non_blocking'), 'copied to a GPU by a copy that waits'
+        return out
+
+
+class Looked(Exception): pass
+
+
+@pytest.mark.parametrize('case', STAGES)
+def test_an_epoch_on_meta_waits_for_nothing(digits, case):
+    "Forward, backward and optimiser of each step; losses are looked at when the epoch ends, or after fifty steps."
+    stage, looks = made(digits, case), []
+    stage.system.to('meta').train()
+    images = SimpleNamespace(pixels=pictures(digits, case).pixels.to('meta'))
+    order = torch.arange(64).tensor_split(2)
+    optimiser = torch.optim.Adam(stage.system.parameters(), 1e-3, betas=stage.betas)
+    alone = SimpleNamespace(num_processes=1, process_index=0, backward=lambda loss: loss.backward())
+    def look(history, names, step):
+        looks.append(history)
+        raise Looked
+    with mock.patch.object(training, 'check_finite', look), pytest.raises(Looked), NoWaiting():
+        train_epoch(stage, stage.system, optimiser, order, 0, images, SimpleNamespace(state=dict(step=1)), 0, alone, mock.Mock())
+    (history,) = looks
+    assert len(history) == 2 and {(t.device.type, t.dtype, t.shape) for t in history} == {('meta', torch.float32, (len(stage.weights),))}
+    trained = [p for p in stage.system.parameters() if p.grad is not None]
+    assert trained and all(p.grad.device.type == 'meta' and p in optimiser.state for p in trained)
 
 
 @pytest.mark.parametrize('method', ['embed', 'assign'])
-def test_embed_and_assign_on_meta(digits, method):
-    stage = preset_stages(Spherical, 'fast', digits, digits[exemplar_indices(digits.labels)])[0]
-    system = stage.system.to('meta').eval()
-    rows = getattr(system, method)(torch.empty(4, *digits.shape, device='meta'))
+@pytest.mark.parametrize('case', ['spherical-fast-0', 'gmvae-published-0', 'gumbel-improved-0', 'simclr-mnist-0', 'mixem-mnist-1', 'margins-softmax-0-published'])
+def test_embed_and_assign_on_meta(digits, case, method):
+    system = made(digits, case).system
+    if hasattr(system, 'kmeans'): system.centers = torch.zeros(10, system.dim)
+    rows = getattr(system.to('meta').eval(), method)(torch.empty(4, *digits.shape, device='meta'))
     assert rows.device.type == 'meta' and rows.shape[0] == 4
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU here')
-@pytest.mark.parametrize('preset', ['published', 'fast'])
-def test_training_on_a_gpu(digits, preset):
-    from sphere_mnist.training import train
-    stages = preset_stages(Spherical, preset, digits, digits[exemplar_indices(digits.labels)], epochs=3)
-    system = train(stages, digits, device='cuda', progress=False)
-    assert next(system.parameters()).is_cuda
-
-
-@pytest.mark.parametrize('preset, number', STAGES)
-def test_a_forward_on_a_pretended_gpu(digits, preset, number):
+@pytest.mark.parametrize('case', STAGES)
+def test_a_forward_on_a_pretended_gpu(digits, case):
     "Tensors that say they are on a GPU and have no values: a mixed device or a value asked for is an error."
-    stage = preset_stages(Spherical, preset, digits, digits[exemplar_indices(digits.labels)])[number]
-    stage.apply_settings()
-    system, n = stage.system, 16
-    if stage.prepare: system.found = torch.zeros(len(digits), dtype=torch.long)
-    kept = {k: (v.shape, v.dtype) for k, v in system.state_dict().items()}
-    with FakeTensorMode():
-        pretended = {k: torch.empty(shape, dtype=dtype, device='cuda') for k, (shape, dtype) in kept.items()}
-        pixels = torch.empty(n, *digits.shape, dtype=torch.uint8, device='cuda')
+    stage, shape, n = made(digits, case), pictures(digits, case).shape, 16
+    learned = dict(stage.system.named_parameters())
+    kept = {k: (v.shape, v.dtype, k in learned) for k, v in stage.system.state_dict().items()}
+    with FakeTensorMode(allow_non_fake_inputs=True), NoWaiting(): # constants of a module are real
+        pretended = {k: torch.empty(shape, dtype=dtype, device='cuda', requires_grad=grad) for k, (shape, dtype, grad) in kept.items()}
+        pixels = torch.empty(n, *shape, dtype=torch.uint8, device='cuda')
         batch = Batch(pixels, torch.zeros(n, dtype=torch.long, device='cuda'), tuple(stage.weights), step=1)
-        terms = torch.func.functional_call(system, pretended, (batch, .5))
+        terms = torch.func.functional_call(stage.system, pretended, (batch, .5))
         assert {(t.device.type, t.shape) for t in terms.values()} == {('cuda', torch.Size())}
         for value in terms.values():
             with pytest.raises(DataDependentOutputException): value.item()
+
+
+@pytest.mark.parametrize('case', ['spherical-fast-1', 'gmvae-improved-1', 'gumbel-improved-1', 'simclr-mnist-0', 'mixem-mnist-1',
+                                  'margins-triplet-0-batch-hard'])
+def test_networks_in_bfloat16_terms_and_weights_in_float32(digits, case):
+    stage, terms = made(digits, case), {}
+    batch = Batch(digits.pixels[:32], torch.arange(32), tuple(stage.weights), step=1)
+    for precision in (torch.float32, torch.bfloat16):
+        stage.system.precision = precision
+        terms[precision] = stage.system.train()(batch, .5)
+    half, single = terms[torch.bfloat16], terms[torch.float32]
+    sum(half.values()).backward()
+    assert all(t.dtype == torch.float32 and t.isfinite() for t in half.values())
+    assert any(half[k] != single[k] for k in half) # or the flag would do nothing
+    assert all(torch.allclose(half[k], single[k], rtol=.1, atol=.1) for k in half)
+    for p in stage.system.parameters(): assert p.dtype == torch.float32 and (p.grad is None or p.grad.isfinite().all())
+
+
+def test_precision_is_a_flag(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, 'run_figures', lambda *args: [])
+    monkeypatch.setattr(training, 'train_epoch', lambda stage, *args: (seen.append(stage.system.precision), train_epoch(stage, *args))[1])
+    for flag in ('bfloat16', 'float32'):
+        assert cli.main(['cluster', '--data', 'digits', '--preset', 'published', '--epochs', '1', '--precision', flag, '--out', str(tmp_path/flag)]) == 0
+    assert seen == [torch.bfloat16, torch.float32]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU here')
+@pytest.mark.parametrize('precision', ['float32', 'auto'])
+@pytest.mark.parametrize('name, preset', [('spherical', 'published'), ('spherical', 'fast'), ('gmvae', 'improved'), ('gumbel', 'improved'),
+                                          ('simclr', 'mnist'), ('mixem', 'mnist'), ('margins', 'triplet_softmax')])
+def test_training_on_a_gpu(digits, name, preset, precision):
+    "Trained there, with nothing that waits in a step but what `check_finite` looks at."
+    stages = preset_stages(cli.system_class(name), preset, digits, digits[exemplar_indices(digits.labels)], epochs=3)
+    system = train(stages, digits, device='cuda', precision=precision, progress=False)
+    assert next(system.parameters()).is_cuda
+    batch = Batch(digits.pixels[:64].cuda(), torch.arange(64).cuda(), tuple(stages[0].weights), step=1)
+    torch.cuda.set_sync_debug_mode('error')
+    try: sum(system.train()(batch, .5).values()).backward()
+    finally: torch.cuda.set_sync_debug_mode('default')

@@ -1,0 +1,78 @@
+"""The documentation site: built once, with warnings as errors, and looked at in a browser that has no network."""
+import os, re, subprocess, sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+import pytest
+from browser import chromium, keep, no_wider_than_the_window, visit # noqa: F401, chromium is a fixture
+
+pytest.importorskip('myst_nb', reason="the documentation's tools are not installed: pip install 'sphere_mnist[dev]'")
+root = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    "The folder of the site."
+    folder = tmp_path_factory.mktemp('docs')/'_docs'
+    done = subprocess.run([sys.executable, root/'.ci/docs/build.py', folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+class Links(HTMLParser):
+    "Where a page leads, what it fetches, and the names of its places."
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.fetched, self.names = set(), set(), set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        told = dict(attributes)
+        self.names.add(told.get('id'))
+        if tag == 'a': self.links.add(told.get('href') or '')
+        else: self.fetched |= {told[k] for k in ('src', 'href') if told.get(k)}
+
+
+def test_every_link_leads_somewhere(site):
+    pages = {f.resolve(): Links(f.read_text(encoding='utf-8')) for f in site.rglob('*.html') if '_static' not in f.parts}
+    notebooks = {f.stem for f in (root/'nbs').glob('[!_.]*.ipynb')}
+    modules = {f.stem for f in (root/'sphere_mnist').glob('[!_]*.py')}
+    assert notebooks <= {f.stem for f in site.glob('*.html')} and modules <= {f.stem for f in (site/'api').glob('*.html')}
+    for file, page in pages.items():
+        for link in page.fetched: assert not link.startswith(('http:', 'https:', '//')), (file.name, link)
+        for link in page.links | page.fetched:
+            path, place = urldefrag(link)
+            if re.match('https?:|data:|mailto:', path): continue
+            target = (file.parent/unquote(path.partition('?')[0])).resolve() if path else file
+            assert target.exists(), (file.name, link)
+            if place and target in pages: assert unquote(place) in pages[target].names, (file.name, link)
+    text = {f: f.read_text(encoding='utf-8') for f in pages}
+    assert not [f.name for f in text if re.search(r'#\|\s*(export|hide|default_exp|echo)', text[f])], 'a directive is shown'
+
+
+def test_first_page(site, chromium, tmp_path):
+    with visit(chromium, (site/'index.html').as_uri()) as page:
+        assert page.get_by_role('heading', level=1).first.inner_text().startswith('sphere_mnist')
+        assert page.locator('nav a[href="10_spherical.html"]').count() and page.locator('nav a[href="api/index.html"]').count()
+        keep(page, 'docs-index', tmp_path)
+
+
+def test_a_notebook_with_formulas_and_figures(site, chromium, tmp_path):
+    with visit(chromium, (site/'09_discover.html').as_uri(), width=390) as page:
+        sizes = page.locator('math').evaluate_all('all => all.map(m => m.getBoundingClientRect().width)')
+        assert len(sizes) > 10 and min(sizes) > 1
+        images = page.locator('.cell_output img').evaluate_all('all => all.map(i => [i.naturalWidth, i.alt.length])')
+        assert len(images) > 1 and all(width > 100 and alt > 10 for width, alt in images), images
+        assert no_wider_than_the_window(page)
+        keep(page, 'docs-notebook', tmp_path)
+
+
+def test_a_page_of_the_package(site, chromium, tmp_path):
+    with visit(chromium, (site/'api/sphere.html').as_uri()) as page:
+        entry = page.locator('dl.py.function', has=page.locator('[id="sphere_mnist.sphere.chord"]'))
+        said = entry.inner_text()
+        for part in ('a: Tensor', 'Parameters', 'points, (N, D)', 'Returns', 'Straight-line distance'): assert part in said, (part, said)
+        keep(page, 'docs-api', tmp_path)
+        entry.get_by_role('link', name='The sphere').or_(entry.locator('a[href*="01_sphere.html"]')).first.click()
+        page.wait_for_url('**/01_sphere.html*')
+        assert page.locator('a[href="api/sphere.html#sphere_mnist.sphere.chord"]').count()

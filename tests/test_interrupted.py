@@ -1,0 +1,368 @@
+"""Runs that are killed, stopped or out of disk go on from their last whole checkpoint, to the same bits.
+
+One process imports the package and forks the runs, before any thread has started: `python tests/test_interrupted.py FOLDER`.
+"""
+import contextlib, ctypes, functools, hashlib, io, itertools, json, os, resource, shutil, signal, subprocess, sys, time, traceback
+from pathlib import Path
+from unittest import mock
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from sphere_mnist import cli, training
+from sphere_mnist.data import InputError, exemplar_indices, load_images, to_float
+from sphere_mnist.training import Stage, System, load_checkpoint, newest_checkpoint, preset_stages, read_tensors, train
+
+KILLS = 5 # of each system
+QUIET = dict(device='cpu', precision='float32', progress=False)
+RUNS = dict( # system -> preset, arguments
+    spherical=('fast', dict(width=4, dim=8)), gmvae=('improved', dict(width=4, latent_dim=8, style_dim=4, hidden=32)),
+    gumbel=('improved', dict(width=4, dim=8, hidden=32)), simclr=('mnist', dict(width=4, dim=16)),
+    mixem=('mnist', dict(width=4, dim=16)), margins=('softmax', dict(width=4, dim=8)))
+
+
+class Linear2(System):
+    "A linear encoder to two dimensions and back, with noise; `pause` is called in each step."
+    name = 'linear2'
+    def __init__(self, pause=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder, self.decoder, self.pause = nn.Linear(784, 2), nn.Linear(2, 784), pause
+    def terms(self, batch, progress):
+        if self.pause: self.pause(batch.step)
+        x = to_float(batch.images).flatten(1)
+        z = self.encoder(x) + batch.share(torch.randn(batch.total, 2, generator=batch.generator()))
+        return dict(reconstruction=(self.decoder(z) - x).square().mean())
+    def embed(self, images): return self.encoder(images.flatten(1))
+    def assign(self, images):
+        p = self.embed(images)[:, :1].sigmoid()
+        return torch.cat([p, 1 - p], 1)
+
+
+@functools.cache
+def digits(n=100): return load_images('mnist5k')[torch.arange(n)*40]
+
+
+def linear(pause=None): return [Stage(Linear2(pause), dict(reconstruction=1), 3, 1e-3, batch_size=40)]
+
+
+def stages(name):
+    preset, options = RUNS[name]
+    return preset_stages(cli.system_class(name), preset, digits(), digits()[exemplar_indices(digits().labels)], n_clusters=4, epochs=3,
+                         batch_size=50, **options) if name != 'margins' else preset_stages(cli.system_class(name), preset, digits(), epochs=3, batch_size=50, **options)
+
+
+def bits(folder):
+    "What a finished run is, without its seconds."
+    rows = [json.loads(line) for line in (folder/'metrics.jsonl').read_text().splitlines()]
+    return hashlib.sha256((folder/'model.safetensors').read_bytes()).hexdigest(), [{k: v for k, v in r.items() if k != 'seconds'} for r in rows]
+
+
+def left_over(folder):
+    "What should not be in the folder of a finished run; a run killed as it removed its last checkpoint but one may have left that."
+    return [str(f) for f in folder.rglob('.*')] + [f.name for f in [newest_checkpoint(folder)] if not f.name.endswith('-finished')]
+
+
+# ---- what the forking process does
+
+def forked(function):
+    "Run a function in a child; the number of the process."
+    process = os.fork()
+    if process: return process
+    try: status = function() or 0
+    except BaseException:
+        traceback.print_exc()
+        status = 99
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(status)
+
+
+def ended(process):
+    "The exit status, or minus the signal that killed it."
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+@contextlib.contextmanager
+def changes_of_the_disk(at=None):
+    "Count what changes the disk; at the given change die, with half of the file on the disk where it was to be forced there."
+    done, names = [0], ('fsync', 'replace', 'mkdir', 'unlink', 'rmdir')
+    def watched(name, call):
+        def change(*args, **kw):
+            done[0] += 1
+            if done[0] == at:
+                if name == 'fsync': os.truncate(f'/proc/self/fd/{args[0]}', os.fstat(args[0]).st_size//2)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*args, **kw)
+        return change
+    with mock.patch.multiple(os, **{name: watched(name, getattr(os, name)) for name in names}): yield done
+
+
+def attempt(name, folder, at=None, count=None):
+    "Train, or go on; to be killed at a change of the disk, or to count them."
+    with changes_of_the_disk(at) as done: train(stages(name), digits(), folder, resume=True, **QUIET)
+    if count: count.write_text(str(done[0]))
+
+
+def whole(folder):
+    "Is what a killed run has left whole? A checkpoint that is not would raise."
+    rows = (folder/'metrics.jsonl').read_text().splitlines() if (folder/'metrics.jsonl').exists() else []
+    return all(map(json.loads, rows)) and (newest_checkpoint(folder) is None or load_checkpoint(folder, []) is not None)
+
+
+def killed(name, folder, seed):
+    "Kill the runs of one system at random moments, by the clock and at changes of the disk, and let each go on."
+    random, began = np.random.default_rng(seed), time.perf_counter()
+    assert ended(forked(lambda: attempt(name, folder/'unbroken', count=folder/'count'))) == 0
+    seconds, changes, wanted = time.perf_counter() - began, int((folder/'count').read_text()), bits(folder/'unbroken')
+    kills, same = [], 0
+    for run in itertools.count():
+        out = folder/f'run {run}'
+        for i in itertools.count():
+            to_die = len(kills) < KILLS
+            at = int(random.integers(1, changes + 1)) if to_die and i % 3 != 1 else None
+            process = forked(lambda: attempt(name, out, at))
+            if to_die and not at:
+                time.sleep(random.uniform(0, .7*seconds))
+                os.kill(process, signal.SIGKILL) # of a child that may have ended, and is still ours
+            status = ended(process)
+            assert status in (0, -signal.SIGKILL), status
+            if status == 0: break
+            kills.append(f'change {at} of {changes}' if at else 'clock')
+            assert whole(out)
+        assert bits(out) == wanted and not left_over(out)
+        same += 1
+        if len(kills) >= KILLS: return dict(kills=kills, same=same, seconds=round(seconds, 2), changes=changes)
+
+
+def command(*args, errors=None):
+    "The command line in this process, without figures."
+    with mock.patch.object(cli, 'run_figures', lambda *a: []), open(errors or os.devnull, 'w') as f, contextlib.redirect_stderr(f):
+        with contextlib.redirect_stdout(io.StringIO()): return cli.main(list(map(str, args)))
+
+
+def lines(file): return [line for line in Path(file).read_text().splitlines() if line.startswith('sphere_mnist:')]
+
+
+def signalled(name, folder, number, seed):
+    "Send a signal to the command line at a random moment after its first checkpoint, and let it go on."
+    np.savez(folder/'digits.npz', X=digits().pixels[:, 0].numpy(), y=digits().labels.numpy())
+    preset, options = RUNS[name]
+    flags = [f'--{k.replace("_", "-")}={v}' for k, v in options.items()]
+    given = ['cluster', '--system', name, '--preset', preset, *flags, '--data', folder/'digits.npz', '--epochs', 5, '--batch-size', 50]
+    assert ended(forked(lambda: command(*given, '--out', folder/'unbroken', errors=folder/'errors'))) == 0, lines(folder/'errors')
+    out = folder/'stopped'
+    process = forked(lambda: command(*given, '--out', out, errors=folder/'errors'))
+    while not (out/'checkpoints').is_dir() or newest_checkpoint(out) is None: time.sleep(.01)
+    time.sleep(np.random.default_rng(seed).uniform(0, .2))
+    os.kill(process, number)
+    status, said = ended(process), lines(folder/'errors')
+    resumed = ended(forked(lambda: command('cluster', '--resume', '--out', out)))
+    return dict(status=status, said=said, resumed=resumed, same=bits(out) == bits(folder/'unbroken'), left=left_over(out))
+
+
+def small_disk(folder, size, again=False):
+    "Put a file system of so many bytes in the place of a folder, for this process alone; or change its size."
+    libc = ctypes.CDLL(None, use_errno=True)
+    def call(function, *args):
+        if getattr(libc, function)(*args): raise OSError(ctypes.get_errno(), function)
+    if not again:
+        own_mounts, own_users, uid, gid = 0x20000, 0x10000000, os.getuid(), os.getgid()
+        call('unshare', own_mounts | (own_users if uid else 0))
+        if uid == 0: call('mount', b'none', b'/', None, 0x44000, None) # which nobody else sees
+        else:
+            for file, text in dict(setgroups='deny', uid_map=f'0 {uid} 1', gid_map=f'0 {gid} 1').items(): Path('/proc/self', file).write_text(text)
+    call('mount', b'tmpfs', bytes(folder), b'tmpfs', 32*again, f'size={size}'.encode())
+
+
+def full_disk(folder):
+    "A disk with room for one checkpoint and a half; then with more room."
+    given = ['cluster', '--data', 'digits', '--preset', 'published', '--epochs', 3]
+    assert command(*given, '--out', folder/'unbroken') == 0
+    size = sum(f.stat().st_size for f in newest_checkpoint(folder/'unbroken').iterdir())
+    (folder/'disk').mkdir()
+    try:
+        small_disk(folder/'disk', int(4.5*size) + 40_000) # a checkpoint with its optimiser is three times the finished one
+        kind, more = 'a small tmpfs', lambda: small_disk(folder/'disk', 20*size, again=True)
+        limit = contextlib.nullcontext()
+    except OSError: # not allowed here: files may not grow, from the second checkpoint on
+        def limited(save, done=[]):
+            def saved(*args):
+                done.append(1)
+                if len(done) == 2: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, -1))
+                return save(*args)
+            return saved
+        kind, more = 'a limit on the size of files', lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+        limit = mock.patch.object(training, 'save_checkpoint', limited(training.save_checkpoint))
+    run = folder/'disk'/'run'
+    with limit: status = command(*given, '--out', run, errors=folder/'errors')
+    step = load_checkpoint(run, [])[0]['step']
+    left = [str(f) for f in run.rglob('.*')]
+    more()
+    resumed = command('cluster', '--resume', '--out', run, errors=folder/'errors 2')
+    same = resumed == 0 and bits(run) == bits(folder/'unbroken')
+    (folder/'said.json').write_text(json.dumps(dict(kind=kind, status=status, said=lines(folder/'errors'), step=step, left=left,
+                                                    resumed=resumed, same=same)))
+
+
+def unwritable(folder):
+    "A folder that cannot be made, and one that is locked after its first checkpoint, for a user who is not root."
+    given = ['cluster', '--data', 'digits', '--preset', 'published', '--epochs', 3]
+    assert command(*given, '--out', folder/'unbroken') == 0
+    if os.getuid() == 0:
+        for above in (folder, *folder.parents):
+            if above.stat().st_uid == 0 and above != Path('/'): above.chmod(above.stat().st_mode | 0o055)
+        folder.chmod(0o777)
+        os.setresuid(65534, 65534, 65534)
+    (folder/'locked').mkdir(0o555)
+    first = command(*given, '--out', folder/'locked'/'run', errors=folder/'errors')
+    run, save = folder/'run', training.save_checkpoint
+    def saved(*args):
+        save(*args)
+        for part in (run, run/'checkpoints'): part.chmod(0o555)
+    with mock.patch.object(training, 'save_checkpoint', saved): status = command(*given, '--out', run, errors=folder/'errors 2')
+    step = load_checkpoint(run, [])[0]['step']
+    for part in (run, run/'checkpoints'): part.chmod(0o755)
+    resumed = command('cluster', '--resume', '--out', run)
+    (folder/'said.json').write_text(json.dumps(dict(
+        first=first, refused=lines(folder/'errors'), empty=not list((folder/'locked').iterdir()), status=status,
+        said=lines(folder/'errors 2'), step=step, resumed=resumed, same=bits(run) == bits(folder/'unbroken'))))
+
+
+def in_a_child(function, folder):
+    folder.mkdir()
+    assert ended(forked(lambda: function(folder))) == 0
+    return json.loads((folder/'said.json').read_text())
+
+
+def at_once(folder):
+    "A second run in the folder of a run that is going on, and after that one was killed."
+    def second(file):
+        try: train(linear(), digits(), folder/'run', resume=True, **QUIET)
+        except InputError as e: file.write_text(str(e))
+    def hang(step):
+        if step == 5: (folder/'here').touch(); time.sleep(600)
+    train_here = lambda: train(linear(), digits(), folder/'unbroken', **QUIET)
+    assert ended(forked(lambda: train_here() and 0)) == 0
+    first = forked(lambda: train(linear(hang), digits(), folder/'run', **QUIET) and 0)
+    while not (folder/'here').exists(): time.sleep(.01)
+    before = {str(f): f.stat().st_mtime_ns for f in (folder/'run').rglob('*')}
+    assert ended(forked(lambda: second(folder/'refused'))) == 0
+    untouched = before == {str(f): f.stat().st_mtime_ns for f in (folder/'run').rglob('*')}
+    os.kill(first, signal.SIGKILL)
+    ended(first)
+    assert ended(forked(lambda: second(folder/'refused again'))) == 0
+    return dict(refused=(folder/'refused').read_text(), untouched=untouched, again=(folder/'refused again').exists(),
+                same=bits(folder/'run') == bits(folder/'unbroken'))
+
+
+def all_forks(folder):
+    "Everything, one after the other; what the tests look at goes to `said.json`."
+    import torch._dynamo, accelerate, sklearn.cluster, sklearn.datasets, scipy.sparse.linalg, scipy.optimize, psutil, sphere_mnist.share # noqa: F401
+    from sphere_mnist import gmvae, gumbel, margins, mixem, simclr, spherical # noqa: F401
+    digits()
+    said = dict(threads=len(os.listdir('/proc/self/task')))
+    for i, name in enumerate(RUNS):
+        for kind in ('killed', 'signalled'): (folder/kind/name).mkdir(parents=True)
+        said[name] = killed(name, folder/'killed'/name, i)
+    for i, name in enumerate(('spherical', 'gumbel', 'mixem', 'margins')):
+        said[f'signal {name}'] = signalled(name, folder/'signalled'/name, signal.SIGTERM if i % 2 else signal.SIGINT, i)
+    said['full disk'] = in_a_child(full_disk, folder/'full')
+    said['unwritable'] = in_a_child(unwritable, folder/'unwritable')
+    (folder/'at once').mkdir()
+    said['at once'] = at_once(folder/'at once')
+    (folder/'said.json').write_text(json.dumps(said))
+
+
+# ---- what the tests look at
+
+@pytest.fixture(scope='module')
+def said(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('interrupted')
+    paths = dict(PYTHONPATH=str(Path(training.__file__).parent.parent), OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', TQDM_DISABLE='1')
+    done = subprocess.run([sys.executable, __file__, str(folder)], env={**os.environ, **paths}, capture_output=True, text=True, timeout=550)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return json.loads((folder/'said.json').read_text())
+
+
+@pytest.mark.parametrize('name', RUNS)
+def test_a_killed_run_ends_with_the_same_bits(said, name):
+    found = said[name] # whose own assertions compared the bits
+    assert len(found['kills']) >= KILLS and found['same'] >= 1
+    assert any('change' in kill for kill in found['kills'])
+
+
+def test_thirty_kills(said):
+    kills = [kill for name in RUNS for kill in said[name]['kills']]
+    assert len(kills) >= 30 and kills.count('clock') >= 5 and said['threads'] == 1
+
+
+@pytest.mark.parametrize('name, status, word', [('spherical', 130, 'interrupted'), ('gumbel', 143, 'terminated'),
+                                                ('mixem', 130, 'interrupted'), ('margins', 143, 'terminated')])
+def test_a_signal_leaves_a_run_to_go_on_with(said, name, status, word):
+    found = said[f'signal {name}']
+    assert found['status'] == status and found['resumed'] == 0 and found['same'] and not found['left']
+    line, = found['said']
+    assert line.startswith(f'sphere_mnist: {word}; go on with: sphere_mnist cluster --resume --out ')
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(said):
+    found = said['full disk']
+    line, = found['said']
+    assert found['status'] == 1 and 'go on with' in line, found
+    assert ('No space left on device' if found['kind'] == 'a small tmpfs' else 'File too large') in line
+    assert found['step'] > 0 and not found['left'] and found['resumed'] == 0 and found['same']
+
+
+def test_an_unwritable_folder_is_one_sentence(said):
+    found = said['unwritable']
+    assert found['first'] == 1 and found['empty'] and len(found['refused']) == 1 and 'Permission denied' in found['refused'][0]
+    assert found['status'] == 1 and len(found['said']) == 1 and 'Permission denied' in found['said'][0]
+    assert found['step'] > 0 and found['resumed'] == 0 and found['same']
+
+
+def test_a_second_run_in_the_same_folder_is_refused(said):
+    found = said['at once']
+    assert found['refused'].startswith('Another run is training in') and found['untouched']
+    assert not found['again'] and found['same'] # the lock died with its process
+
+
+@pytest.fixture(scope='module')
+def stopped(tmp_path_factory):
+    "A run interrupted in its third epoch, with a best epoch in its checkpoint."
+    def stop(step):
+        if step == 7: raise KeyboardInterrupt
+    folder = tmp_path_factory.mktemp('stopped')/'run'
+    with mock.patch.object(Linear2, 'validate', lambda *args: 1.), pytest.raises(KeyboardInterrupt):
+        train(linear(stop), digits(), folder, **QUIET)
+    return folder
+
+
+def flipped(path): data = bytearray(path.read_bytes()); data[len(data)//2] ^= 1; path.write_bytes(data)
+def torn(path): path.write_bytes(path.read_bytes()[:-7])
+def emptied(path): path.write_bytes(b'')
+def removed(path): path.unlink()
+def added(path): path.with_name('optimiser_2.pt').write_bytes(b'x')
+
+
+@pytest.mark.parametrize('file', ['checkpoints/*/systems.safetensors', 'checkpoints/*/optimiser.pt', 'checkpoints/*/best.safetensors',
+                                  'checkpoints/*/state.json', 'checkpoints/*/manifest.json', 'metrics.jsonl'])
+@pytest.mark.parametrize('harm', [flipped, torn, emptied, removed, added])
+def test_what_is_not_whole_is_not_read(stopped, file, harm, tmp_path):
+    folder = Path(shutil.copytree(stopped, tmp_path/'run'))
+    path, = folder.glob(file)
+    if harm is added and path.parent == folder: return # a file beside the rows is none of the run's
+    harm(path)
+    before = {f: f.stat().st_mtime_ns for f in folder.rglob('*')}
+    with pytest.raises(InputError, match='is damaged') as e: train(linear(), digits(), folder, resume=True, **QUIET)
+    assert str(e.value).count('\n') == 0 and before == {f: f.stat().st_mtime_ns for f in folder.rglob('*')}
+
+
+@pytest.mark.parametrize('harm', [flipped, torn, emptied])
+def test_weights_know_their_checksum(harm, tmp_path):
+    Linear2()._save_pretrained(tmp_path)
+    read_tensors(tmp_path/'model.safetensors')
+    harm(tmp_path/'model.safetensors')
+    with pytest.raises(InputError, match='is damaged'): read_tensors(tmp_path/'model.safetensors')
+
+
+if __name__ == '__main__': all_forks(Path(sys.argv[1]))

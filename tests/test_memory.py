@@ -1,0 +1,142 @@
+"""Memory: flat over steps and fits, and data that are larger than it."""
+import gc, json, os, subprocess, sys
+from pathlib import Path
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sphere_mnist import cli, estimator
+from sphere_mnist.data import load_images
+from sphere_mnist.estimator import SphericalClusterer
+from sphere_mnist.spherical import Spherical
+from sphere_mnist.training import preset_stages, train
+
+QUICK = dict(n_clusters=3, epochs=1, batch_size=12, random_state=0, device='cpu', precision='float32')
+ALLOWED = 8 # MB by which memory may grow where it is called flat
+PIXELS = np.random.default_rng(0).integers(0, 256, (24, 8, 8), dtype=np.uint8)
+
+
+def megabytes(what='RssAnon', process='self'):
+    "Of this process: memory in use that is no file."
+    gc.collect()
+    return next(int(line.split()[1]) for line in Path(f'/proc/{process}/status').read_text().splitlines() if line.startswith(what))/1024
+
+
+class Watched(Spherical):
+    "Notes the memory at some steps."
+    def terms(self, batch, progress):
+        if batch.step % 500 == 499: self.seen.append(megabytes())
+        return super().terms(batch, progress)
+
+
+def test_memory_is_flat_over_2000_steps():
+    digits = load_images('digits')[range(800)]
+    stages = preset_stages(Watched, 'published', digits, n_clusters=4, epochs=20, batch_size=8, dim=4, encoder='small', width=2)
+    stages[0].system.seen = seen = []
+    train(stages, digits, device='cpu', precision='float32', progress=False)
+    assert len(seen) == 4 and max(seen) - seen[0] < ALLOWED, seen
+
+
+def test_memory_is_flat_over_20_fits():
+    seen = []
+    for _ in range(25):
+        SphericalClusterer(**QUICK, dim=4, width=2).fit(PIXELS)
+        seen.append(megabytes())
+    assert max(seen[5:]) - seen[4] < ALLOWED, seen
+
+
+LARGE = '''
+import json, resource, sys
+import numpy as np, torch
+from sphere_mnist.data import load_images
+from sphere_mnist.training import Stage, System, train
+
+class Corner(System):
+    "Learns the mean of a corner: as little as a system can do with each image."
+    name = 'corner'
+    def __init__(self):
+        super().__init__()
+        self.mean, self.seen = torch.nn.Parameter(torch.zeros(4)), 0
+    def terms(self, batch, progress):
+        self.seen += len(batch)
+        return dict(corner=(batch.images[:, 0, :2, :2].flatten(1).float()/255 - self.mean).square().mean())
+
+train([Stage(Corner(), dict(corner=1), 1, batch_size=64)], load_images('digits'), device='cpu', progress=False) # imports what it needs
+data = next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmData'))*1024
+limit = data + 200*2**20
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+try: np.zeros(2**28, np.uint8)
+except MemoryError: pass
+else: sys.exit('the limit does not hold')
+images = load_images(sys.argv[1])
+system = Corner()
+train([Stage(system, dict(corner=1), 1, batch_size=20_000)], images, device='cpu', progress=False)
+print(json.dumps(dict(limit=limit, seen=system.seen, size=images.pixels.numel(), mean=system.mean.tolist())))
+'''
+
+
+def test_an_array_larger_than_memory_is_trained_on(tmp_path):
+    shape = (2_200_000, 28, 28)
+    array = np.lib.format.open_memmap(tmp_path/'large.npy', 'w+', np.uint8, shape) # sparse: it takes no place on the disk
+    array[-1] = 255
+    del array
+    said = subprocess.run([sys.executable, '-c', LARGE, str(tmp_path/'large.npy')], capture_output=True, text=True,
+                          env=os.environ | dict(OMP_NUM_THREADS='1', MALLOC_ARENA_MAX='2'))
+    assert said.returncode == 0, said.stderr[-2000:]
+    found = json.loads(said.stdout.splitlines()[-1])
+    assert found['seen'] == shape[0] and found['size'] > found['limit']
+
+
+@pytest.mark.parametrize('kind, shape', [(np.uint8, (5, 9, 8)), (np.uint8, (5, 3, 9, 8)), (np.uint8, (5, 9, 8, 3)), (np.float32, (5, 4))])
+def test_a_file_is_mapped_and_reads_as_an_array(tmp_path, kind, shape):
+    array = (np.random.default_rng(0).random(shape)*255).astype(kind)
+    np.save(tmp_path/'a.npy', array)
+    mapped = load_images(tmp_path/'a.npy').pixels
+    assert torch.equal(mapped, load_images(array).pixels)
+    array *= 0
+    np.lib.format.open_memmap(tmp_path/'a.npy', 'r+')[:] = 0
+    assert not mapped.any() # it was the file that was read
+
+
+@pytest.fixture
+def many(tmp_path):
+    "2,500 pictures."
+    folder = tmp_path/'many'
+    folder.mkdir()
+    for k in range(2):
+        Image.fromarray(PIXELS[k]).save(folder/f'{k}.png')
+        for i in range(2, 1250): os.link(folder/f'{k}.png', folder/f'{i}-{k}.png')
+    return folder
+
+
+def test_a_folder_is_predicted_in_parts(many, monkeypatch, tmp_path, capsys):
+    sizes = []
+    for module in (cli, estimator):
+        def counted(system, images, assign=module.assign_all):
+            sizes.append(len(images))
+            return assign(system, images)
+        monkeypatch.setattr(module, 'assign_all', counted)
+    est = SphericalClusterer(**QUICK, dim=4, width=2).fit(PIXELS)
+    sizes.clear()
+    assert est.predict(many).shape == (2498,) and sizes == [1000, 1000, 498]
+    np.testing.assert_allclose(est.predict_proba(many)[:2], est.predict_proba(sorted(many.iterdir())[:2]), atol=1e-5)
+    assert est.transform(many).shape == (2498, 4)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, 'run_figures', lambda *args, **kw: [])
+    np.savez('x.npz', x=PIXELS)
+    assert cli.main('cluster --data x.npz --clusters 3 --preset published --epochs 0 --out run'.split()) == 0
+    sizes.clear()
+    capsys.readouterr()
+    assert cli.main(['predict', 'many', '--run', 'run']) == 0 and sizes == [1000, 1000, 498]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == 'picture,label,confidence,cluster' and len(lines) == 2499
+
+
+@pytest.mark.skipif(not os.environ.get('SPHERE_MNIST_SLOW'), reason='takes a quarter of an hour: SPHERE_MNIST_SLOW=1 runs it')
+def test_600_000_images(tmp_path):
+    array = np.lib.format.open_memmap(tmp_path/'large.npy', 'w+', np.uint8, (600_000, 28, 28))
+    digits = load_images('mnist5k').pixels[:, 0].numpy()
+    for start in range(0, len(array), len(digits)): array[start:start + len(digits)] = digits[:len(array) - start]
+    before = megabytes()
+    SphericalClusterer(10, epochs=3, random_state=0).fit(tmp_path/'large.npy')
+    assert megabytes('VmHWM') - before < 4096
