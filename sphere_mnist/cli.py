@@ -234,10 +234,10 @@ def name_parser()->ArgumentParser:
 # %% ../nbs/51_cli.ipynb #1b0f5a2b
 def draws_parser()->ArgumentParser:
     "The arguments of `sphere_mnist draws`."
-    parser = command_parser('draws', 'Name a run by many draws of exemplars, beside Poisson learning from the same ones.')
+    parser = command_parser('draws', 'Name a run by many draws of exemplars, beside Poisson learning from the same.')
     parser.add_argument('run', help='the run folder')
     parser.add_argument('--draws', type=int, default=50, help='how many, numbered from 0')
-    parser.add_argument('--per-class', type=int, nargs='+', default=[1], help='exemplars of each class; a row for each number')
+    parser.add_argument('--per-class', metavar='N', type=int, nargs='+', default=[1], help='exemplars of each class; a row for each number')
     parser.add_argument('--poisson', type=bool, default=True, help='also spread their labels over the graph')
     parser.add_argument('--data-dir', type=str | None, default=None, help='where data sets are')
     parser.add_argument('--ledger', type=str | None, default=None, help='append the rows to this .jsonl file')
@@ -279,7 +279,7 @@ def export_parser()->ArgumentParser:
 # %% ../nbs/51_cli.ipynb #1dbe615c
 def demo_parser()->ArgumentParser:
     "The argument of `sphere_mnist demo`."
-    parser = command_parser('demo', "Serve a web page on this machine until Ctrl-C; it needs pip install 'sphere_mnist[demo]'.")
+    parser = command_parser('demo', "Serve a web page until Ctrl-C; it needs pip install 'sphere_mnist[demo]'.")
     parser.add_argument('--port', type=int | None, default=None, help='of http://127.0.0.1; by default the first free from 7860 on')
     return parser
 
@@ -325,7 +325,7 @@ def parser(
     top = ArgumentParser(prog='sphere_mnist', version=sphere_mnist.__version__, description='Find the classes in images with almost no labels.',
                          epilog=f'sphere_mnist COMMAND --help shows examples.\n\nexit status:\n{statuses}', formatter_class=Help,
                          default_env=False, exit_on_error=False, allow_abbrev=False)
-    commands = top.add_subcommands(dest='command')
+    commands = top.add_subcommands(dest='command', metavar='COMMAND')
     for name, (make, said) in COMMANDS.items(): commands.add_subcommand(name, parts[name] if parts else make(), help=said)
     return top
 

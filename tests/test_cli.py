@@ -208,7 +208,7 @@ def test_figures(tmp_path, monkeypatch, finished):
     _, _, system = cli.load_run(finished)
     assert cli.run_figures(system, data.load_images('digits', 'test'), tmp_path, 60) == []
     assert {f.name for f in (tmp_path/'figures').iterdir()} == {
-        f'{name}.png' for name in ('curves', 'centers', 'tsne', 'clusters', 'reconstructions', 'confusion')}
+        'captions.json', *(f'{name}.png' for name in ('curves', 'centers', 'tsne', 'clusters', 'reconstructions', 'confusion'))}
 
 
 def prepare(name):
@@ -592,9 +592,9 @@ def test_the_script_of_zsh_has_all_arguments(scripts):
 
 def test_patience_ends_a_stage_early():
     said = ['embed', '--loss', 'softmax', '--data', 'digits', '--epochs', '30', '--batch-size', '256', '--lr', '0', '--out']
-    assert cli.main([*said, 'patient', '--patience', '2']) == 0 # at a rate of 0 no epoch is better than the first
+    assert cli.main([*said, 'patient', '--patience', '2']) == 0 # at a rate of 0 only running statistics change
     rows = [json.loads(l) for l in Path('patient/metrics.jsonl').read_text().splitlines()]
-    assert len(rows) == 3 and len({row['validation'] for row in rows}) == 1
+    assert len(rows) == 3 and rows[0]['validation'] == min(row['validation'] for row in rows)
     assert cli.read_config(Path('patient')).patience == 2
 
 
@@ -628,4 +628,4 @@ def test_in_a_file_progress_is_plain_lines(monkeypatch, capsys):
         bar.start_t -= 60; bar.last_print_t -= 60; bar.delay = 0 # a minute has passed
         bar.update(5)
     err = capsys.readouterr().err
-    assert '5 of 12 steps' in err and '\r' not in err and '\x1b' not in err
+    assert '5 of 17 steps' in err and '\r' not in err and '\x1b' not in err
