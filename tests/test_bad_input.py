@@ -100,10 +100,10 @@ def template(tmp_path_factory):
         SphericalClusterer(**QUICK, dim=4).fit(ROWS, Y).save_pretrained('estimator')
         shutil.copytree('run', 'open')
         Path('open/result.json').unlink()
-        yield here
-    finally:
+    finally: # before the first test, and not after the last of the session: others draw their figures
         patch.undo()
         os.chdir(before)
+    return here
 
 
 @pytest.fixture
