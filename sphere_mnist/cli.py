@@ -1046,14 +1046,14 @@ def show_medoids(
     images:Images, # it was trained on
 )->dict: # the exemplars, for the result
     "Write the picture of the images that stand for the clusters; their labels name them, or else a person must."
-    from sphere_mnist.exemplars import medoid_figure, medoids, name_by
+    from sphere_mnist.exemplars import medoid_figure, medoids
     from sphere_mnist.figures import png
     where = medoids(system, images)
     if not images.is_features: write_whole(folder/'medoids.png', lambda f: f.write_bytes(png(medoid_figure(images[where]))))
     if images.labels is None or (images.labels[where] < 0).any():
         print(f'Look at {folder}/medoids.png and name the clusters: sphere_mnist name {shlex.quote(str(folder))} --names ...')
         return {}
-    name_by(system, images[where], images)
+    system.name_by(images[where], images)
     system._save_pretrained(folder)
     return dict(exemplars=where.tolist())
 
@@ -1062,7 +1062,7 @@ def name_run(
     args:Namespace, # run, names and data_dir
 )->dict: # the result
     "Let a person's names for the medoids be those of the clusters."
-    from sphere_mnist.exemplars import medoids, name_by
+    from sphere_mnist.exemplars import medoids
     folder = Path(args.run)
     config, result, system = load_run(folder)
     config.data_dir = args.data_dir or config.data_dir
@@ -1074,7 +1074,7 @@ def name_run(
     if len(args.names) != len(where) or len({*args.names}) < len(where):
         raise InputError(f'{len(args.names)} names for {len(where)} clusters: give one for each, in the order of {folder}/medoids.png, and none twice.')
     classes = images.classes + tuple(n for n in args.names if n not in images.classes)
-    name_by(system, Images(images.pixels[where], torch.tensor([classes.index(n) for n in args.names]), classes), images)
+    system.name_by(Images(images.pixels[where], torch.tensor([classes.index(n) for n in args.names]), classes), images)
     system._save_pretrained(folder)
     write_result(folder, result | dict(draw='medoid', exemplars=where.tolist()))
     return evaluate(args)

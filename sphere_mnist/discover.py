@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['contrast_loss', 'neighbour_weights', 'nearest', 'neighbour_graph', 'modularity', 'spectral_embedding', 'fill_empty',
            'class_shares', 'wanted_shares', 'refine', 'Partition', 'Discovery', 'most_central', 'cuts', 'discover',
-           'blurred_pixels', 'neighbour_votes', 'nearest_labels', 'Clusters', 'discover_images', 'balance_loss',
-           'sharpness_loss', 'consistency_loss']
+           'blurred_pixels', 'neighbour_votes', 'nearest_labels', 'Clusters', 'discover_images', 'NamedSystem',
+           'balance_loss', 'sharpness_loss', 'consistency_loss']
 
-# %% ../nbs/09_discover.ipynb #bcabbc3d
+# %% ../nbs/09_discover.ipynb #5fd9ccee
 import math, warnings
 from typing import NamedTuple
 import numpy as np
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from .data import Images, InputError, choose, to_float
-from .evaluation import contingency, match_clusters
+from .evaluation import assign_all, contingency, match_clusters, name_clusters
 from .sphere import project
+from .training import System, counted
 
 # %% ../nbs/09_discover.ipynb #ec24d57f
 def contrast_loss(
@@ -306,6 +307,53 @@ def discover_images(
     if before is None: return Clusters(labels, central, codes)
     numbers = match_clusters(contingency(labels, before, n_clusters, n_clusters)).to(device)
     return Clusters(numbers[labels], central[numbers.argsort()], codes)
+
+# %% ../nbs/09_discover.ipynb #d96119b2
+class NamedSystem(System):
+    "A system that may learn from discovered clusters, and whose clusters the classes of exemplars name."
+    def __init__(self, shape, n_clusters, classes):
+        super().__init__()
+        self.shape, self.n_clusters, self.classes = tuple(shape), n_clusters, tuple(classes)
+        images = len(self.shape) == 3
+        for name, value in dict(exemplars=torch.zeros(0, *self.shape, dtype=torch.uint8 if images else torch.float32),
+                                labels=torch.zeros(0, dtype=torch.long), # class of each exemplar
+                                votes=torch.zeros(0, n_clusters), # of each exemplar's neighbours
+                                found=torch.zeros(0, dtype=torch.long), # discovered cluster of each training image
+                                mean=torch.zeros(1), std=torch.ones(1)).items(): self.register_buffer(name, value)
+
+    def standardise(self, features):
+        "See each column with mean 0 and deviation 1."
+        self.mean, self.std = features.pixels.mean(0).cpu(), features.pixels.std(0).clamp_min(1e-6).cpu()
+
+    def start(self, images, exemplars, generator):
+        "Keep the exemplars."
+        if exemplars is not None: self.exemplars, self.labels = exemplars.pixels.cpu(), exemplars.labels.cpu()
+
+    @torch.no_grad()
+    def names(self):
+        if not len(self.exemplars): return None
+        likely = self.assign(to_float(self.exemplars))
+        if len(self.votes): likely = likely * (.97 * self.votes + .03 / self.n_clusters)
+        return name_clusters(likely, self.labels, len(self.classes))
+
+    def name_by(self, exemplars, images):
+        "Let these exemplars and no others name the clusters, with their neighbours among the images."
+        device = self.exemplars.device
+        self.exemplars, self.labels, self.classes = exemplars.pixels.to(device), exemplars.labels.to(device), exemplars.classes
+        self._hub_mixin_config['classes'] = exemplars.classes # as it will be loaded
+        self.ask_neighbours(images)
+
+    @torch.no_grad()
+    def ask_neighbours(self, images, n=10_000, k=30):
+        "Of the `k` images most like an exemplar, blurred, which share is in which cluster?"
+        device = self.exemplars.device
+        some = images[torch.randperm(len(images), generator=counted(0))[:n]].to(device)
+        alike = [project(blurred_pixels(to_float(pixels))) for pixels in (self.exemplars, some.pixels)]
+        self.votes = neighbour_votes(*alike, assign_all(self, some).argmax(1).to(device), self.n_clusters, k)
+
+    def finish(self, images):
+        if len(self.exemplars) and len(self.found): self.ask_neighbours(images)
+        self.found = self.found[:0]
 
 # %% ../nbs/09_discover.ipynb #c444e8a1
 def balance_loss(

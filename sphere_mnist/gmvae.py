@@ -8,7 +8,7 @@ __all__ = ['ELBO', 'GROW', 'bernoulli_loss', 'gaussian_loss', 'gaussian_kl', 'co
            'check_settings', 'MixtureModel', 'GMVAE', 'snapshot', 'published_preset', 'ellipse', 'draw_latent',
            'latent_figure', 'training_gif', 'component_figure', 'component_samples', 'style_traversal', 'aae_acc']
 
-# %% ../nbs/20_gmvae.ipynb #4009c861
+# %% ../nbs/20_gmvae.ipynb #54cb0fe0
 import math
 from io import BytesIO
 from typing import NamedTuple
@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from .augment import make_warp, warp_images
 from .data import Images, InputError, choose, to_float
-from .discover import balance_loss, consistency_loss, contrast_loss, discover_images, sharpness_loss
-from .evaluation import aae_names, accuracy, assign_all, evaluating, name_clusters
+from .discover import NamedSystem, balance_loss, consistency_loss, contrast_loss, discover_images, sharpness_loss
+from .evaluation import aae_names, accuracy, assign_all, evaluating
 from .figures import cluster_colors, montage
 from .models import Network, SmallDecoder, SmallEncoder, autocast, check_shape
 from .sphere import project
@@ -202,7 +202,7 @@ def check_settings(
     if settings['network'] == 'small': check_shape(shape)
 
 # %% ../nbs/20_gmvae.ipynb #2838a7e4
-class MixtureModel(System):
+class MixtureModel(NamedSystem):
     "Posterior, components and generator, without a loss."
 
     def __init__(
@@ -224,11 +224,11 @@ class MixtureModel(System):
         visualise:int=0, # keep codes and components in the row of every n-th epoch, for an animation; 0: never
         classes:tuple=(), # names of the exemplars' classes
     ):
-        super().__init__()
+        super().__init__(shape, n_clusters, classes)
         settings = {k: v for k, v in locals().items() if k not in ('self', 'shape', 'classes', '__class__')}
         check_settings(shape, **settings)
         for name, value in settings.items(): setattr(self, name, value)
-        self.shape, self.classes, points = tuple(shape), tuple(classes), len(shape) == 1
+        points = len(shape) == 1
         if likelihood == 'auto': self.likelihood = 'gaussian' if points else 'bernoulli'
         self.sizes = [latent_dim]*2 + [style_dim]*2 + [n_clusters]*(variant == 'violation')
         self.trunk = make_recogniser(network, self.shape, hidden, width)
@@ -236,13 +236,9 @@ class MixtureModel(System):
         self.prior = ComponentPrior(style_dim, latent_dim, n_clusters, hidden, log_var_limit)
         values = 2 if self.likelihood == 'gaussian' else 1
         self.generator = make_generator(network, (values*shape[0], *shape[1:]), latent_dim, hidden, width)
-        none = torch.zeros(0, *self.shape, dtype=torch.float32 if points else torch.uint8)
-        no_index = torch.zeros(0, dtype=torch.long)
-        for name, value in dict(exemplars=none, labels=no_index, # the images that name clusters, the class of each
-                                found=no_index, # discovered cluster of each training image
-                                watched=none, epochs=torch.zeros(1, dtype=torch.long), # for `visualise`
-                                usage=torch.full((n_clusters,), 1/n_clusters), # moving mean of q(z|y)
-                                mean=torch.zeros(1), std=torch.ones(1)).items(): self.register_buffer(name, value.clone())
+        for name, value in dict(watched=self.exemplars.clone(), epochs=torch.zeros(1, dtype=torch.long), # for `visualise`
+                                usage=torch.full((n_clusters,), 1/n_clusters)).items(): # moving mean of q(z|y)
+            self.register_buffer(name, value)
 
     def posterior(self, images):
         "The posterior of float images or features."
@@ -299,8 +295,8 @@ class GMVAE(MixtureModel):
             raise InputError(f'features from {images.pixels.min():g} to {images.pixels.max():g} have no Bernoulli likelihood: '
                              'scale them to [0, 1], or use --likelihood gaussian')
         if images.is_features and self.network == 'small': # as published, points are not standardised
-            self.mean, self.std = images.pixels.mean(0).cpu(), images.pixels.std(0).clamp_min(1e-6).cpu()
-        if exemplars is not None: self.exemplars, self.labels = exemplars.pixels.cpu(), exemplars.labels.cpu()
+            self.standardise(images)
+        super().start(images, exemplars, generator)
         if self.visualise: self.watched = images.pixels[torch.randperm(len(images), generator=generator)[:500]].cpu()
 
     def terms(self, batch, progress):
@@ -345,11 +341,6 @@ class GMVAE(MixtureModel):
         return gaussian_loss(out[:, :, 0], bounded(out[:, :, 1], self.log_var_limit), (images - self.mean)/self.std)
 
     @torch.no_grad()
-    def names(self):
-        if not len(self.exemplars): return None
-        return name_clusters(self.assign(to_float(self.exemplars)), self.labels, len(self.classes))
-
-    @torch.no_grad()
     def discover(self, images, generator, n=10_000):
         "Find the clusters of all images on two graphs of `n`, and move the components there."
         before = self.found if len(self.found) else None
@@ -379,8 +370,6 @@ class GMVAE(MixtureModel):
         if images.is_features: return made
         return made | dict(components=lambda: component_figure(component_samples(self, style=None)),
                            style=lambda: component_figure(style_traversal(self, to_float(images.pixels[:1000])), 'style, -2 to 2 deviations'))
-
-    def finish(self, images): self.found = self.found[:0]
 
 # %% ../nbs/20_gmvae.ipynb #0dc54d18
 def snapshot(

@@ -7,7 +7,7 @@ __all__ = ['KAPPA', 'MIX', 'gumbel_noise', 'gumbel_softmax', 'temperature_at', '
            'normal_kl', 'dense', 'mixture_networks', 'check_settings', 'GumbelGMVAE', 'published_preset',
            'mixture_figure']
 
-# %% ../nbs/21_gumbel.ipynb #3a7b0d71
+# %% ../nbs/21_gumbel.ipynb #f7928ad0
 import math
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .augment import make_warp, warp_images
 from .centers import group_centers
 from .data import Images, InputError, choose, to_float
-from .discover import balance_loss, consistency_loss, contrast_loss, discover_images, sharpness_loss
+from .discover import NamedSystem, balance_loss, consistency_loss, contrast_loss, discover_images, sharpness_loss
 from .evaluation import evaluating, name_clusters
 from .figures import cluster_colors
 from .gmvae import component_figure
@@ -144,7 +144,7 @@ def check_settings(
 KAPPA = 15. # concentration of discovered clusters: the length of the classifier's rows
 
 # %% ../nbs/21_gumbel.ipynb #d29f378a
-class GumbelGMVAE(System):
+class GumbelGMVAE(NamedSystem):
     "A Gaussian-mixture VAE with q(y|x) and q(z|x, y)."
     name = 'gumbel'
 
@@ -164,29 +164,24 @@ class GumbelGMVAE(System):
         warp:str='handwriting', # a name in `WARPS`
         classes:tuple=(), # names of the exemplars' classes
     ):
-        super().__init__()
+        super().__init__(shape, n_clusters, classes)
         check_settings(dict(n_clusters=n_clusters, dim=dim, hidden=hidden, width=width), estimator, temperature, min_temperature)
         make_warp(warp) # an unknown name is an error here and not in the first step
         choose(likelihood, ('auto', 'bernoulli', 'gaussian'), 'likelihood')
-        self.shape, self.n_clusters, self.dim, self.classes = tuple(shape), n_clusters, dim, tuple(classes)
-        self.network, self.estimator, self.temperature, self.min_temperature = network, estimator, temperature, min_temperature
+        self.dim, self.network, self.estimator, self.temperature, self.min_temperature = dim, network, estimator, temperature, min_temperature
         self.likelihood = ('gaussian' if len(self.shape) == 1 else 'bernoulli') if likelihood == 'auto' else likelihood
         self.exact_kl, self.warp, K = exact_kl, warp, n_clusters
         for name, part in mixture_networks(network, self.shape, K, dim, hidden, width).items(): setattr(self, name, part)
-        none = torch.zeros(0, *self.shape, dtype=torch.uint8 if len(self.shape) == 3 else torch.float32)
-        for name, value in dict(exemplars=none, labels=torch.zeros(0, dtype=torch.long), # that name the clusters
-                                found=torch.zeros(0, dtype=torch.long), # discovered cluster of each training image
-                                usage=torch.full((K,), 1/K), # share of each cluster, over the last hundred steps or so
-                                mean=torch.zeros(1), std=torch.ones(1)).items(): self.register_buffer(name, value)
+        self.register_buffer('usage', torch.full((K,), 1/K)) # share of each cluster, over the last hundred steps or so
 
     def start(self, images, exemplars, generator):
         "Keep the exemplars and the scale of features."
         if images.is_features and self.likelihood == 'gaussian':
-            self.mean, self.std = images.pixels.mean(0).cpu(), images.pixels.std(0).clamp_min(1e-6).cpu()
+            self.standardise(images)
         elif images.is_features and (images.pixels.min() < 0 or images.pixels.max() > 1):
             raise InputError(f'Features from {images.pixels.min():g} to {images.pixels.max():g} under a Bernoulli likelihood: '
                              'give features in [0, 1], or the likelihood gaussian.')
-        if exemplars is not None: self.exemplars, self.labels = exemplars.pixels.cpu(), exemplars.labels.cpu()
+        super().start(images, exemplars, generator)
 
     def discover(self, images, generator, n=10_000):
         "Find the clusters of all images on two graphs of `n`, and point the classifier at them."
@@ -292,11 +287,6 @@ class GumbelGMVAE(System):
         mean, variance = self.cluster_prior(y)
         return self.pictures(mean + variance.sqrt()*torch.randn(n, self.dim, generator=generator).to(y.device))
 
-    @torch.no_grad()
-    def names(self):
-        if not len(self.exemplars): return None
-        return name_clusters(self.assign(to_float(self.exemplars)), self.labels, len(self.classes))
-
     def monitor(self):
         K = self.n_clusters
         dead = int((self.usage*10*K <= 1).sum())
@@ -312,8 +302,6 @@ class GumbelGMVAE(System):
             with evaluating(self): draws = [self.generate(k, 10, counted(0, k)).cpu() for k in range(self.n_clusters)]
             return component_figure(torch.stack(draws))
         return dict(latent=latent) if images.is_features else dict(latent=latent, components=components)
-
-    def finish(self, images): self.found = self.found[:0]
 
 # %% ../nbs/21_gumbel.ipynb #48fca788
 def published_preset(

@@ -119,7 +119,6 @@ class MixEm(SimCLR):
         super().__init__(shape, n_clusters, encoder, dim, width, hidden, projection, temperature, augment, classes)
         self.dummies, self.init_from = dummies, init_from
         self.register_buffer('usage', torch.full((n_clusters,), 1/n_clusters)) # of the last hundred steps or so
-        self.register_buffer('found', torch.zeros(0, dtype=torch.long)) # where k-means puts each training image, or -1
 
     def make_heads(self, hidden, projection):
         self.gate = Network(*head_layers(self.dim, hidden, self.n_clusters))
@@ -177,8 +176,6 @@ class MixEm(SimCLR):
     def figures(self, images, rows=()):
         made = dict(starts=lambda: starts_figure(cluster_evaluation(self, images)))
         return made | dict(usage=lambda: usage_figure(rows)) if any('usage' in r for r in rows) else made
-
-    def finish(self, images): self.found = self.found[:0]
 
 # %% ../nbs/31_mixem.ipynb #691a7ff9
 MIXTURE = dict(contrast=1, balance=2, pimax=.1, pull=.1, push=.05)

@@ -94,7 +94,7 @@ class MLPDecoder(Network):
 
 # %% ../nbs/03_models.ipynb #de3876fd
 class SmallEncoder(Network):
-    "Three convolutions that halve the map, and a linear layer; an MLP for features."
+    "Normalised pixels, three convolutions that each halve the map, and a linear layer; an MLP for features."
     def __init__(self,
         shape:tuple, # (C, H, W) with sides of 8 to 96, or (D,) of features
         dim:int, # dimensions of a code
@@ -105,7 +105,7 @@ class SmallEncoder(Network):
         c, h, w = shape
         rows, columns = (math.ceil(side/8) for side in (h, w))
         super().__init__(
-            *conv_block(c, width, size=5, stride=2),
+            nn.BatchNorm2d(c, affine=False), nn.Conv2d(c, width, 5, stride=2, padding=2), nn.ReLU(inplace=True),
             *conv_block(width, 2*width, stride=2),
             *conv_block(2*width, 4*width, stride=2),
             nn.Flatten(), nn.Linear(4*width*rows*columns, dim))

@@ -7,7 +7,7 @@ __all__ = ['ORDERS', 'PHOTOS', 'BACKBONES', 'PHOTO_RUN', 'CPU_RUN', 'KMEANS', 'd
            'jitter', 'blur_matrix', 'Photo', 'draw_views', 'ResNetBackbone', 'SmallResNet', 'make_backbone',
            'knn_probe', 'linear_probe', 'probe_scores', 'weight_decay', 'head_layers', 'SimCLR']
 
-# %% ../nbs/30_simclr.ipynb #0aeab104
+# %% ../nbs/30_simclr.ipynb #2e6b3ebc
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from .augment import WARPS, make_warp, warp_images
 from .data import InputError, choose, to_float
-from .discover import contrast_loss, nearest_labels
-from .evaluation import embed_all, name_clusters
+from .discover import NamedSystem, contrast_loss, nearest_labels
+from .evaluation import embed_all
 from .models import MLPEncoder, Network, SmallEncoder, autocast, check_shape, conv_block
 from .sphere import project
 from .training import Batch, System, counted
@@ -269,7 +269,7 @@ def head_layers(
     return [nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs)] if hidden else [nn.Linear(inputs, outputs)]
 
 # %% ../nbs/30_simclr.ipynb #21f0bf30
-class SimCLR(System):
+class SimCLR(NamedSystem):
     "A backbone trained by contrast; clusters are k-means on its normalised features."
     name = 'simclr'
 
@@ -286,16 +286,12 @@ class SimCLR(System):
         augment:str='photo', # how views are drawn: photo, gentle, or a name in `WARPS`
         classes:tuple=(), # names of the exemplars' classes
     ):
-        super().__init__()
-        self.shape, self.n_clusters, self.classes = tuple(shape), n_clusters, tuple(classes)
+        super().__init__(shape, n_clusters, classes)
         choose(augment, [*PHOTOS, *WARPS], 'augmentation')
         if not temperature > 0: raise InputError(f'The temperature is {temperature}: give a number above 0.')
         self.augment, self.temperature = augment, temperature
         self.encoder, self.dim = make_backbone(encoder, self.shape, dim, width)
         self.make_heads(hidden, projection)
-        none = torch.zeros(0, *self.shape, dtype=torch.uint8 if len(self.shape) == 3 else torch.float32)
-        for name, value in dict(exemplars=none, labels=torch.zeros(0, dtype=torch.long), # that name the clusters
-                                mean=torch.zeros(1), std=torch.ones(1)).items(): self.register_buffer(name, value)
 
     def make_heads(self, hidden, projection):
         "What stands on the features."
@@ -304,8 +300,8 @@ class SimCLR(System):
 
     def start(self, images, exemplars, generator):
         "Keep the exemplars, and the scale of each channel or feature."
-        if images.is_features: self.mean, self.std = images.pixels.mean(0).cpu(), images.pixels.std(0).clamp_min(1e-6).cpu()
-        if exemplars is not None: self.exemplars, self.labels = exemplars.pixels.cpu(), exemplars.labels.cpu()
+        super().start(images, exemplars, generator)
+        if images.is_features: self.standardise(images)
 
     def views(self, batch):
         "Two views of each image, one after the other."
@@ -345,11 +341,6 @@ class SimCLR(System):
         if not len(self.centers): raise NotImplementedError('The clusters come with the last stage, by k-means.')
         # softmax of -10 times the squared distance to each centre, without what all centres share
         return (20*(project(self.features(images)) @ self.centers.T - self.centers.square().sum(1)/2)).softmax(1)
-
-    @torch.no_grad()
-    def names(self):
-        if not len(self.exemplars): return None
-        return name_clusters(self.assign(to_float(self.exemplars)), self.labels, len(self.classes))
 
     def scores(self, images): return probe_scores(embed_all(self, images), images.labels)
 

@@ -5,23 +5,22 @@
 # %% auto #0
 __all__ = ['GROW', 'CONTRAST', 'Spherical', 'published_preset']
 
-# %% ../nbs/10_spherical.ipynb #07e932cf
+# %% ../nbs/10_spherical.ipynb #d7324d8d
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .augment import make_warp, warp_images
 from .centers import collapse_warning, group_centers, moving_centers, separation
 from .data import Images, InputError, to_float
-from .discover import (balance_loss, blurred_pixels, class_shares, consistency_loss, contrast_loss,
-                                   discover_images, neighbour_votes, sharpness_loss, wanted_shares)
-from .evaluation import assign_all, name_clusters
+from .discover import (NamedSystem, balance_loss, class_shares, consistency_loss, contrast_loss,
+                                   discover_images, sharpness_loss, wanted_shares)
 from .losses import cluster_loss, feature_loss, reconstruction_loss
 from .models import autocast, make_decoder, make_encoder
 from .sphere import project
-from .training import Batch, System, counted
+from .training import Batch
 
 # %% ../nbs/10_spherical.ipynb #c0ae4c24
-class Spherical(System):
+class Spherical(NamedSystem):
     "Clusters on a hypersphere around moving centres, the codes of prototype images."
     name = 'spherical'
 
@@ -39,27 +38,21 @@ class Spherical(System):
         prior:str|list='uniform', # sizes of the classes: uniform, estimated while training, or K shares in any order
         classes:tuple=(), # names of the exemplars' classes
     ):
-        super().__init__()
-        self.shape, self.n_clusters, self.classes = tuple(shape), n_clusters, tuple(classes)
+        super().__init__(shape, n_clusters, classes)
         make_warp(warp) # an unknown name is an error here and not in the first step
         self.warp, self.together, self.kappa, self.pixel_graph = warp, together, kappa, pixel_graph
         self.shares = class_shares(prior, n_clusters)
         options = dict(width=width) if encoder == 'small' else {}
         self.encoder = make_encoder(encoder, self.shape, dim, **options)
         self.decoder = make_decoder(encoder, self.shape, dim, **options)
-        none = torch.zeros(0, *self.shape, dtype=torch.uint8 if len(self.shape) == 3 else torch.float32)
-        no_index = torch.zeros(0, dtype=torch.long)
-        for name, value in dict(prototypes=none, groups=no_index, # the images that set the centres, the cluster of each
-                                exemplars=none, labels=no_index, # the images that name clusters, the class of each
-                                votes=torch.zeros(0, n_clusters), # of the exemplars' neighbours, a row each
-                                found=no_index, # discovered cluster of each training image
-                                mean=torch.zeros(1), std=torch.ones(1)).items(): self.register_buffer(name, value.clone())
+        self.register_buffer('prototypes', self.exemplars.clone()) # the images that set the centres
+        self.register_buffer('groups', self.labels.clone()) # the cluster of each
 
     def start(self, images, exemplars, generator):
         "The k-th class sets the k-th centre; clusters without an exemplar start from images at random."
+        super().start(images, exemplars, generator)
         K = self.n_clusters
-        if images.is_features: self.mean, self.std = images.pixels.mean(0).cpu(), images.pixels.std(0).clamp_min(1e-6).cpu()
-        if exemplars is not None: self.exemplars, self.labels = exemplars.pixels.cpu(), exemplars.labels.cpu()
+        if images.is_features: self.standardise(images)
         groups = torch.unique(self.labels, return_inverse=True)[1]
         n = min(K, len(groups.unique()))
         others = torch.randperm(len(images), generator=generator)[:K - n]
@@ -129,36 +122,10 @@ class Spherical(System):
     def assign(self, images): return (self.kappa*self.encode(images) @ self.centers().T).softmax(1)
     def reconstruct(self, images): return self.decode(self.encode(images))
 
-    @torch.no_grad()
-    def names(self):
-        if not len(self.exemplars): return None
-        likely = self.assign(to_float(self.exemplars))
-        if len(self.votes): likely = likely*(.97*self.votes + .03/self.n_clusters)
-        return name_clusters(likely, self.labels, len(self.classes))
-
-    def name_by(self, exemplars, images):
-        "Let these exemplars name the clusters, each with its neighbours among the images."
-        device = self.exemplars.device
-        self.exemplars, self.labels, self.classes = exemplars.pixels.to(device), exemplars.labels.to(device), exemplars.classes
-        self._hub_mixin_config['classes'] = exemplars.classes # as it will be loaded
-        self.ask_neighbours(images)
-
-    @torch.no_grad()
-    def ask_neighbours(self, images, n=10_000, k=30):
-        "Of the `k` images most like an exemplar, blurred, which share is in which cluster?"
-        some = images[torch.randperm(len(images), generator=counted(0))[:n]].to(self.exemplars.device)
-        alike = [project(blurred_pixels(to_float(pixels))) for pixels in (self.exemplars, some.pixels)]
-        clusters = assign_all(self, some).argmax(1).to(self.exemplars.device)
-        self.votes = neighbour_votes(*alike, clusters, self.n_clusters, k)
-
     def monitor(self):
         centers = self.centers()
         return dict(separation=separation(centers).smallest, centers=[[round(v, 4) for v in c] for c in centers.tolist()],
                     warning=collapse_warning(centers))
-
-    def finish(self, images):
-        if len(self.exemplars) and len(self.found): self.ask_neighbours(images)
-        self.found = self.found[:0]
 
 # %% ../nbs/10_spherical.ipynb #7fc429b9
 def published_preset(
