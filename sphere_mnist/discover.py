@@ -53,12 +53,13 @@ def nearest(
     k:int, # how many
 )->tuple[Tensor, Tensor]: # (N, k) cosines, the nearest first, and their positions, int64
     "The nearest rows by cosine."
-    found = []
-    for rows in torch.arange(len(codes), device=codes.device).split(256):
-        cosines = codes[rows] @ (codes if known is None else known).T
-        if known is None: cosines[torch.arange(len(rows), device=rows.device), rows] = -math.inf
-        found.append(cosines.topk(k, 1))
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    known, itself = (codes, True) if known is None else (known, False)
+    found = codes.new_empty(len(codes), k), torch.empty(len(codes), k, dtype=torch.long, device=codes.device)
+    for rows in torch.arange(len(codes), device=codes.device).split(256): # into one place: pieces kept would lie between the blocks
+        cosines = codes[rows] @ known.T
+        if itself: cosines[torch.arange(len(rows), device=rows.device), rows] = -math.inf
+        found[0][rows], found[1][rows] = cosines.topk(k, 1)
+    return found
 
 # %% ../nbs/09_discover.ipynb #fe90c6ac
 def neighbour_graph(
