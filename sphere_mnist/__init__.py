@@ -3,8 +3,8 @@ __version__ = "0.1.0"
 # Names load on first use: importing the package costs nothing until something of it is asked for.
 _home = dict(load_images='data', Images='data', InputError='data', Spherical='spherical', preset_stages='training',
              train='training', evaluate='evaluation', SphericalClusterer='estimator', GMVAEClusterer='estimator', GumbelClusterer='estimator',
-             MixEMClusterer='estimator', load_system='share', export='share', normalize_digit='predict', predict_digits='predict',
-             shipped_model='predict')
+             MixEMClusterer='estimator', MetricEmbedder='estimator', load_system='share', export='share', normalize_digit='predict',
+             predict_digits='predict', shipped_model='predict')
 __all__ = [*_home]
 
 

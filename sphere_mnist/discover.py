@@ -8,13 +8,14 @@ __all__ = ['contrast_loss', 'neighbour_weights', 'nearest', 'neighbour_graph', '
            'blurred_pixels', 'neighbour_votes', 'nearest_labels', 'Clusters', 'discover_images', 'NamedSystem',
            'balance_loss', 'sharpness_loss', 'consistency_loss']
 
-# %% ../nbs/09_discover.ipynb #5fd9ccee
+# %% ../nbs/09_discover.ipynb #e02352ce
 import math, warnings
 from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from .augment import make_warp, warp_images
 from .data import Images, InputError, choose, to_float
 from .evaluation import assign_all, contingency, match_clusters, name_clusters
 from .sphere import project
@@ -312,6 +313,8 @@ def discover_images(
 # %% ../nbs/09_discover.ipynb #d96119b2
 class NamedSystem(System):
     "A system that may learn from discovered clusters, and whose clusters the classes of exemplars name."
+    warp = 'none' # a name in `WARPS`
+
     def __init__(self, shape, n_clusters, classes):
         super().__init__()
         self.shape, self.n_clusters, self.classes = tuple(shape), n_clusters, tuple(classes)
@@ -329,6 +332,13 @@ class NamedSystem(System):
     def start(self, images, exemplars, generator):
         "Keep the exemplars."
         if exemplars is not None: self.exemplars, self.labels = exemplars.pixels.cpu(), exemplars.labels.cpu()
+
+    def warped(self, images, batch, salt=0):
+        "Each image under a warp of its own; features get noise instead."
+        if self.warp == 'none': return images
+        if len(self.shape) == 1:
+            return images + .2*self.std*batch.share(torch.randn(batch.total, *self.shape, generator=batch.generator(salt)))
+        return warp_images(images, batch.share(make_warp(self.warp).draw(batch.total, batch.generator(salt))))
 
     @torch.no_grad()
     def names(self):

@@ -42,19 +42,20 @@ def system_parameters(
 # %% ../nbs/50_estimator.ipynb #d778309e
 def make_init(
     system:type[System], # its class
+    shared:dict=SHARED, # parameter -> default, besides the system's; the first may be given by its place
 ):
     "A constructor that keeps the shared parameters and a system's settings as they are given."
-    defaults = SHARED | dict.fromkeys(system_parameters(system))
-    kind = inspect.Parameter.KEYWORD_ONLY
-    def __init__(self, n_clusters=None, **given):
+    defaults = shared | dict.fromkeys(system_parameters(system))
+    by_place, *by_name = defaults
+    def __init__(self, *first, **given):
+        given = dict(zip([by_place], first, strict=True) if first else {}) | given
         if odd := [name for name in given if name not in defaults]:
             raise TypeError(f'{type(self).__name__} has no parameter {odd[0]!r}: it has {", ".join(defaults)}')
-        for name, value in (defaults | given | dict(n_clusters=n_clusters)).items(): setattr(self, name, value)
-    first = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None)
-             for name in ('self', 'n_clusters')]
-    first[0] = first[0].replace(default=inspect.Parameter.empty)
-    rest = [inspect.Parameter(name, kind, default=value) for name, value in defaults.items() if name != 'n_clusters']
-    __init__.__signature__ = inspect.Signature(first + rest)
+        for name, value in (defaults | given).items(): setattr(self, name, value)
+    kinds = inspect.Parameter
+    __init__.__signature__ = inspect.Signature([kinds('self', kinds.POSITIONAL_OR_KEYWORD),
+        kinds(by_place, kinds.POSITIONAL_OR_KEYWORD, default=defaults[by_place]),
+        *(kinds(name, kinds.KEYWORD_ONLY, default=defaults[name]) for name in by_name)])
     return __init__
 
 # %% ../nbs/50_estimator.ipynb #eeebf06f
@@ -239,10 +240,10 @@ class Pretrained:
 # %% ../nbs/50_estimator.ipynb #663cdeff
 class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained, BaseEstimator):
     "What all estimators share: input, training, codes."
-    system_class = None # of a subclass: its System
+    system_class, shared = None, SHARED # of a subclass: its System, and its parameters besides the system's
 
     def __init_subclass__(cls, **kwargs):
-        if 'system_class' in cls.__dict__: cls.__init__ = make_init(cls.system_class)
+        if 'system_class' in cls.__dict__: cls.__init__ = make_init(cls.system_class, cls.shared)
         super().__init_subclass__(**kwargs)
 
     def fit(self,
@@ -253,20 +254,20 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained, Ba
         "Train on X; labels count only where they name clusters."
         images, seed = self._read(X, fitting=True), self._seed()
         chosen, self.classes_ = choose_exemplars(images, y, exemplars, self.exemplars_per_class, seed)
-        return self._keep(self._train(images, chosen, seed))._seen(images)
+        return self._keep(self._train(images, chosen, seed, self.n_clusters))._seen(images)
 
     def transform(self, X): # -> (N, D) float32
         "The code of each row."
         check_is_fitted(self)
         return np.concatenate([embed_all(self.system_, images).numpy() for images in self._parts(X)])
 
-    def _train(self, images, chosen, seed):
-        "The trained system."
+    def _train(self, images, chosen, seed, n_clusters=None):
+        "The trained system; as many clusters as there are classes, where their number is not given."
         made = self.system_class
         given = {k: value for k in system_parameters(made) if (value := getattr(self, k)) is not None}
         preset = made.presets[choose(self.preset or next(iter(made.presets)), made.presets, 'preset')]
-        free = self.n_clusters is None and chosen is None and not images.n_classes and 'n_clusters' not in preset
-        stages = preset_stages(made, self.preset, images, chosen, 10 if free else self.n_clusters, self.epochs, self.weights,
+        free = n_clusters is None and chosen is None and not images.n_classes and 'n_clusters' not in preset
+        stages = preset_stages(made, self.preset, images, chosen, 10 if free else n_clusters, self.epochs, self.weights,
                                seed, self.batch_size, self.lr, **given)
         return train(stages, images, None, seed, device=self.device, precision=self.precision, progress=bool(self.verbose))
 
@@ -404,8 +405,11 @@ class MixEMClusterer(Clusterer):
 class MetricEmbedder(Embedder):
     "An embedding trained with labels, by one of the losses of `40_margins` (the preset)."
     system_class = Margins
+    shared = {name: value for name, value in SHARED.items() if name not in ('n_clusters', 'exemplars_per_class')} # of labels it has all
+
     def fit(self, X, y):
         "Train on X and its labels."
+        if y is None: raise InputError('MetricEmbedder requires y to be passed, but the target y is None: give the class of each row')
         images, seed = self._read(X, fitting=True), self._seed()
         labels, self.classes_ = read_labels(y, len(images))
         images = replace(images, labels=labels, classes=tuple(map(str, self.classes_)))

@@ -8,7 +8,7 @@ __all__ = ['ELBO', 'GROW', 'bernoulli_loss', 'gaussian_loss', 'gaussian_kl', 'co
            'check_settings', 'MixtureModel', 'GMVAE', 'snapshot', 'published_preset', 'ellipse', 'draw_latent',
            'latent_figure', 'training_gif', 'component_figure', 'component_samples', 'style_traversal', 'aae_acc']
 
-# %% ../nbs/20_gmvae.ipynb #54cb0fe0
+# %% ../nbs/20_gmvae.ipynb #ecd9448f
 import math
 from io import BytesIO
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .augment import make_warp, warp_images
+from .augment import make_warp
 from .data import Images, InputError, choose, to_float
 from .discover import NamedSystem, balance_loss, consistency_loss, contrast_loss, discover_images, sharpness_loss
 from .evaluation import aae_names, accuracy, assign_all, evaluating
@@ -326,13 +326,6 @@ class GMVAE(MixtureModel):
             consistency=lambda: consistency_loss(*self.logits(both).split(n)),
             discovered=discovered)
         return {name: terms[name]() for name in batch.terms}
-
-    def warped(self, images, batch, salt):
-        "Each image under a warp of its own; features get noise instead."
-        if self.warp == 'none': return images
-        if len(self.shape) == 1:
-            return images + .2*self.std*batch.share(torch.randn(batch.total, *self.shape, generator=batch.generator(salt)))
-        return warp_images(images, batch.share(make_warp(self.warp).draw(batch.total, batch.generator(salt))))
 
     def likelihood_loss(self, x, images):
         "Negative log-likelihood of float images or features for codes (M, N, latent_dim)."

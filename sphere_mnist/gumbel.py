@@ -7,12 +7,12 @@ __all__ = ['KAPPA', 'MIX', 'gumbel_noise', 'gumbel_softmax', 'temperature_at', '
            'normal_kl', 'dense', 'mixture_networks', 'check_settings', 'GumbelGMVAE', 'published_preset',
            'mixture_figure']
 
-# %% ../nbs/21_gumbel.ipynb #f7928ad0
+# %% ../nbs/21_gumbel.ipynb #95a651d3
 import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .augment import make_warp, warp_images
+from .augment import make_warp
 from .centers import group_centers
 from .data import Images, InputError, choose, to_float
 from .discover import NamedSystem, balance_loss, consistency_loss, contrast_loss, discover_images, sharpness_loss
@@ -264,13 +264,6 @@ class GumbelGMVAE(NamedSystem):
     def pictures(self, z):
         "Float images in [-1, 1], or features, from codes."
         return self.decode(z).sigmoid()*2 - 1 if len(self.shape) == 3 else self.decode(z)*self.std + self.mean
-
-    def warped(self, images, batch, salt=0):
-        "Each image under a warp of its own; features get noise instead."
-        if self.warp == 'none': return images
-        if len(self.shape) == 1:
-            return images + .2*self.std*batch.share(torch.randn(batch.total, *self.shape, generator=batch.generator(salt)))
-        return warp_images(images, batch.share(make_warp(self.warp).draw(batch.total, batch.generator(salt))))
 
     def assign(self, images): return self.logits(self.features(images)).softmax(1)
 

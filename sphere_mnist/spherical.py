@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['GROW', 'CONTRAST', 'Spherical', 'published_preset']
 
-# %% ../nbs/10_spherical.ipynb #d7324d8d
+# %% ../nbs/10_spherical.ipynb #a2eee322
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .augment import make_warp, warp_images
+from .augment import make_warp
 from .centers import collapse_warning, group_centers, moving_centers, separation
 from .data import Images, InputError, to_float
 from .discover import (NamedSystem, balance_loss, class_shares, consistency_loss, contrast_loss,
@@ -97,12 +97,6 @@ class Spherical(NamedSystem):
         if self.shares is None or not len(self.found): return None
         sizes = self.found.bincount(minlength=self.n_clusters)/len(self.found)
         return sizes if isinstance(self.shares, str) else torch.from_numpy(wanted_shares(self.shares, sizes.cpu())).to(sizes)
-
-    def warped(self, images, batch, salt=0):
-        "Each image under a warp of its own; features get noise instead."
-        if len(self.shape) == 1:
-            return images + .2*self.std*batch.share(torch.randn(batch.total, *self.shape, generator=batch.generator(salt)))
-        return warp_images(images, batch.share(make_warp(self.warp).draw(batch.total, batch.generator(salt))))
 
     def encode(self, images):
         "Unit codes (N, D) of float images."

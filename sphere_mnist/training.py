@@ -355,8 +355,8 @@ def preset_stages(
     stages = [dict(s) for s in chosen['stages']]
     used = {k for s in stages for k in s['weights']}
     for s in stages:
-        # Few images get smaller batches and more epochs, so that a stage has the steps that it needs.
-        s['batch_size'] = max(2, min(s['batch_size'], len(images)//16)) if batch_size is None else batch_size
+        # Few images get smaller batches and more epochs, so that a stage has the steps that it needs; a cluster, two images.
+        s['batch_size'] = min(s['batch_size'], max(2*K, len(images)//16)) if batch_size is None else batch_size
         s['epochs'] = max(s['epochs'], math.ceil(s.pop('steps', 0)/math.ceil(len(images)/max(1, s['batch_size']))))
         s |= {k: v for k, v in dict(lr=lr, patience=patience).items() if v is not None}
         s['settings'] = {k: v for k, v in s.get('settings', {}).items() if k not in options}
