@@ -535,7 +535,7 @@ RUNS = dict( # what is done to a run, the command, what is said
     weights_lying_shape=(lambda: Path('run/model.safetensors').write_bytes(
         Path('run/model.safetensors').read_bytes().replace(b'"shape":[3,', b'"shape":[9,')), 'evaluate run', 'is damaged'),
     weights_lacking=(lambda: reweigh('run/model.safetensors', more=lambda v: torch.zeros(3)), 'evaluate run', 'first difference: more'),
-    weights_nan=(lambda: reweigh('run/model.safetensors', prototypes=lambda v: v, **{'encoder.0.weight': lambda v: v*torch.nan}), 'evaluate run', 'are not finite'),
+    weights_nan=(lambda: reweigh('run/model.safetensors', prototypes=lambda v: v, **{'encoder.1.weight': lambda v: v*torch.nan}), 'evaluate run', 'are not finite'),
     weights_groups=(lambda: reweigh('run/model.safetensors', groups=lambda v: v + 7), 'evaluate run', 'none of 3 clusters'),
     weights_few_groups=(lambda: reweigh('run/model.safetensors', groups=lambda v: torch.cat([v, v])), 'evaluate run', 'groups'),
     weights_labels=(lambda: reweigh('run/model.safetensors', labels=lambda v: v + 90), 'evaluate run', 'give each a label below'),

@@ -594,7 +594,8 @@ def test_patience_ends_a_stage_early():
     said = ['embed', '--loss', 'softmax', '--data', 'digits', '--epochs', '30', '--batch-size', '256', '--lr', '0', '--out']
     assert cli.main([*said, 'patient', '--patience', '2']) == 0 # at a rate of 0 only running statistics change
     rows = [json.loads(l) for l in Path('patient/metrics.jsonl').read_text().splitlines()]
-    assert len(rows) == 3 and rows[0]['validation'] == min(row['validation'] for row in rows)
+    losses = [row['validation'] for row in rows]
+    assert losses.index(min(losses)) + 3 == len(losses) < 30
     assert cli.read_config(Path('patient')).patience == 2
 
 
