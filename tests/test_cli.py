@@ -1,5 +1,5 @@
 """The command line as its user meets it: signals to real processes, mistakes, and what they leave behind."""
-import json, os, re, signal, subprocess, sys, time
+import json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np
 import pytest
@@ -580,6 +580,28 @@ def test_bash_completes(scripts, words, answer):
     call = ['bash', '--norc', '-c', 'source "$1"; shift; COMP_WORDS=(sphere_mnist "$@"); COMP_CWORD=$#; _shtab_sphere_mnist; printf "%s\n" "${COMPREPLY[@]}"', 'bash']
     done = subprocess.run([*call, scripts/'bash', *words], capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == [answer], done
+
+
+# Types into an interactive zsh on a terminal of its own, presses tab, and has a widget print the line as it stands.
+TYPED = r'''
+zmodload zsh/zpty
+zpty shell 'zsh -f -i'
+zpty -w shell "fpath=(${(q)1} \$fpath); autoload -Uz compinit; compinit -u -D; PS1=; show() { print -r -- \"{\$BUFFER}\" }; zle -N show; bindkey '^T' show; print rea''dy"
+zpty -r shell said '*ready*'
+zpty -wn shell "$2"$'\t\x14'
+zpty -r shell said '*{*}*'
+print -r -- "$said"
+'''
+
+
+@pytest.mark.skipif(not shutil.which('zsh'), reason='zsh is not installed')
+@pytest.mark.parametrize('words, answer', [*ASKED, (['predict', 'a_pic'], 'a_picture.png'), (['cluster', '--data', 'a_pic'], 'a_picture.png')])
+def test_zsh_completes(scripts, tmp_path, words, answer):
+    Path('a_picture.png').touch()
+    shutil.copy(scripts/'zsh', tmp_path/'_sphere_mnist')
+    line = ' '.join(['sphere_mnist', *words])
+    done = subprocess.run(['zsh', '-f', '-c', TYPED, 'zsh', tmp_path, line], capture_output=True, text=True, timeout=60)
+    assert '{' + ' '.join(['sphere_mnist', *words[:-1], answer]) + ' }' in done.stdout, done
 
 
 def test_the_script_of_zsh_has_all_arguments(scripts):

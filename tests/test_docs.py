@@ -1,7 +1,8 @@
 """The documentation site: built once, with warnings as errors, and looked at in a browser that has no network."""
-import os, re, subprocess, sys
+import json, os, re, shutil, subprocess, sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from urllib.parse import unquote, urldefrag
 import pytest
 from browser import chromium, keep, no_wider_than_the_window, visit # noqa: F401, chromium is a fixture
@@ -48,6 +49,30 @@ def test_every_link_leads_somewhere(site):
             if place and target in pages: assert unquote(place) in pages[target].names, (file.name, link)
     text = {f: f.read_text(encoding='utf-8') for f in pages}
     assert not [f.name for f in text if re.search(r'#\|\s*(export|hide|default_exp|echo)', text[f])], 'a directive is shown'
+
+
+@pytest.mark.parametrize('name', sorted(f.stem for f in (root/'nbs').glob('[0-9]*.ipynb')))
+def test_the_first_cell_installs_the_package_on_colab_only(name, monkeypatch):
+    notebook = json.loads((root/'nbs'/f'{name}.ipynb').read_text(encoding='utf-8'))
+    first, asked = next(''.join(c['source']) for c in notebook['cells'] if c['cell_type'] == 'code'), []
+    shell = SimpleNamespace(run_line_magic=lambda *magic: asked.append(magic))
+    exec(first, dict(get_ipython=lambda: shell))
+    assert not asked
+    monkeypatch.setitem(sys.modules, 'google.colab', ModuleType('google.colab'))
+    exec(first, dict(get_ipython=lambda: shell))
+    assert asked == [('pip', 'install -q "sphere_mnist[dev]"')]
+
+
+def test_an_address_brings_a_link_to_colab(tmp_path):
+    (tmp_path/'.ci').mkdir()
+    shutil.copytree(root/'.ci/docs', tmp_path/'.ci/docs')
+    settings = (root/'settings.ini').read_text(encoding='utf-8')
+    (tmp_path/'settings.ini').write_text(re.sub('(?m)^git_url =.*', 'git_url = https://github.com/someone/sphere_mnist', settings), encoding='utf-8')
+    (tmp_path/'pages').mkdir()
+    shutil.copy(root/'nbs/01_sphere.ipynb', tmp_path/'pages/index.ipynb')
+    done = subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-c', tmp_path/'.ci/docs', tmp_path/'pages', tmp_path/'site'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'https://colab.research.google.com/github/someone/sphere_mnist/blob/main/nbs/index.ipynb' in (tmp_path/'site/index.html').read_text(encoding='utf-8')
 
 
 def test_first_page(site, chromium, tmp_path):

@@ -25,8 +25,10 @@ html_static_path = [str(here/'static')]
 html_css_files = ['site.css']
 html_show_sourcelink = html_copy_source = False
 html_math_renderer = 'mathml'
-html_theme_options = dict(use_download_button=False, show_toc_level=2, home_page_in_toc=True,
-                          **(dict(repository_url=settings['git_url'], use_repository_button=True) if settings['git_url'] else {}))
+html_theme_options = dict(use_download_button=False, show_toc_level=2, home_page_in_toc=True)
+if settings['git_url']: # once the repository has an address: a link to it, and on each notebook one that opens it in Colab
+    html_theme_options |= dict(repository_url=settings['git_url'], repository_branch=settings['branch'], path_to_docs=settings['nbs_path'],
+                               use_repository_button=True, launch_buttons=dict(colab_url='https://colab.research.google.com'))
 html_context = dict(default_mode='auto') # as the reader's system has it
 python_display_short_literal_types = True
 python_maximum_signature_line_length = 90
