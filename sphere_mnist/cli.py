@@ -9,13 +9,13 @@ __all__ = ['SYSTEMS', 'EXAMPLES', 'RUN', 'SHELLS', 'COMMANDS', 'EXITS', 'FILES',
            'name_parser', 'draws_parser', 'choose_k_parser', 'predict_parser', 'export_parser', 'demo_parser',
            'info_parser', 'completion_parser', 'parser', 'in_short', 'near', 'chosen_settings', 'known_words',
            'completion_script', 'completion', 'located', 'chosen_exemplars', 'run_folder', 'start_folder',
-           'read_config', 'resumed', 'check_arguments', 'told', 'load_split', 'step_seconds', 'estimate', 'cluster',
-           'stage_maker', 'train_and_finish', 'announce', 'all_scores', 'seconds_alive', 'seconds_trained', 'finish',
-           'write_outputs', 'picture_names', 'answers', 'write_rows', 'write_result', 'read_result', 'in_columns',
-           'table', 'provenance', 'append_row', 'figures_of', 'run_figures', 'caption', 'reconstructed', 'embed',
-           'panel', 'bench', 'load_run', 'evaluate', 'predict', 'print_rows', 'export', 'found_data', 'demo', 'machine',
-           'info', 'show_medoids', 'name_run', 'recall', 'draws', 'choose_k', 'Terminated', 'listening', 'silent',
-           'main', 'stopped_by', 'stop']
+           'read_config', 'resumed', 'check_common', 'check_arguments', 'told', 'load_split', 'step_seconds',
+           'estimate', 'cluster', 'stage_maker', 'train_and_finish', 'announce', 'all_scores', 'seconds_alive',
+           'seconds_trained', 'finish', 'write_all', 'picture_names', 'answers', 'write_rows', 'write_result',
+           'read_result', 'in_columns', 'table', 'provenance', 'append_row', 'figures_of', 'run_figures', 'caption',
+           'reconstructed', 'embed', 'panel', 'bench', 'load_run', 'evaluate', 'predict', 'print_rows', 'export',
+           'found_data', 'demo', 'machine', 'info', 'check_nameable', 'show_medoids', 'name_run', 'recall', 'draws',
+           'choose_k', 'Terminated', 'listening', 'silent', 'main', 'stopped_by', 'stop']
 
 # %% ../nbs/51_cli.ipynb #3491fc4e
 import copy, csv, inspect, json, math, os, platform, re, shlex, shutil, signal, subprocess, sys, textwrap, threading, time, warnings
@@ -332,10 +332,12 @@ def parser(
 # %% ../nbs/51_cli.ipynb #52cfbb7b
 def in_short(
     complaint:str, # of the parser
+    command:str|None=None, # that it is about
 )->str:
     "What the parser complains about, in one sentence."
     key, value = re.search(r'Parser key "([\w.]+)', complaint), re.search(r'(?:Given|Got) value: (.*)', complaint)
-    known = ['--' + k.replace('_', '-') for made in (embed_parser(), bench_parser()) for k in made.get_defaults().keys()]
+    asked = [command] if command in COMMANDS else [*COMMANDS]
+    known = ['--' + k.replace('_', '-') for name in asked for k in COMMANDS[name][0]().get_defaults().keys()]
     if key and value:
         kinds = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", complaint))
         words = dict(int='a whole number', float='a number', bool='true or false', list='[start, end, shape]')
@@ -343,7 +345,7 @@ def in_short(
         return f'--{key[1].replace("_", "-")} {value[1]}: give {wanted or "another value"}.'
     first = ' '.join(complaint.split()).rstrip('.')
     if odd := re.match(r'unrecognized arguments: (--[\w-]+)', first):
-        return f'There is no argument {odd[1]}: did you mean {near(odd[1], known)}? See sphere_mnist cluster --help.'
+        return f'There is no argument {odd[1]}: did you mean {near(odd[1], known)}? See sphere_mnist {command or "cluster"} --help.'
     first = re.sub(rf'\b({"|".join(COMMANDS)})\.', '', first.replace('Parser key', 'argument'))
     return f'{first}: see sphere_mnist --help.'
 
@@ -414,7 +416,7 @@ def located(
 )->Namespace: # the same, changed
     "Make the paths among the arguments absolute."
     def whole(path): return str(Path(path).expanduser().resolve())
-    if os.path.exists(Path(args.data).expanduser()) and args.data: args.data = whole(args.data)
+    if args.data and args.data not in NAMES and os.path.exists(Path(args.data).expanduser()): args.data = whole(args.data)
     if args.data_dir: args.data_dir = whole(args.data_dir)
     if args.init_from: args.init_from = whole(args.init_from)
     pairs = [str(e).partition('=') for e in args.exemplars]
@@ -506,21 +508,29 @@ def resumed(
     for key in APART: config[key] = args.get(key)
     return config
 
+# %% ../nbs/51_cli.ipynb #7d011193
+def check_common(
+    args:Namespace, # of a command with seed and ledger
+):
+    "Refuse a seed or a ledger that cannot be."
+    if not 0 <= args.get('seed', 0) < 2**63: raise InputError(f'The seed {args.seed} is out of range: give 0 to 2**63 - 1.')
+    if args.ledger and Path(args.ledger).is_dir(): raise InputError(f'The ledger {args.ledger} is a folder: name a .jsonl file.')
+    if args.ledger and not Path(args.ledger).absolute().parent.is_dir():
+        raise InputError(f'The folder of the ledger {args.ledger} does not exist: make it first.')
+
 # %% ../nbs/51_cli.ipynb #b2f71883
 def check_arguments(
     args:Namespace, # of `cluster`
 ):
     "Refuse values that no run can have, before anything is loaded."
     for name in (args.data, args.out or '', *args.exemplars): name.encode() # UnicodeError where it is not UTF-8
-    if not 0 <= args.seed < 2**63: raise InputError(f'The seed {args.seed} is out of range: give 0 to 2**63 - 1.')
+    check_common(args)
     if args.epochs is not None and args.epochs < 0: raise InputError(f'--epochs {args.epochs}: give 0 or more.')
+    if args.draw == 'medoid': check_nameable(args.system)
     if args.draw == 'medoid' and args.epochs == 0:
         raise InputError('--draw medoid with --epochs 0: nothing is learned, so no cluster has a centre; give 1 or more.')
     if args.clusters is not None and args.clusters < 2: raise InputError(f'--clusters {args.clusters}: give 2 or more.')
     if args.out is not None and not args.out.strip(): raise InputError('--out is empty: name a folder.')
-    if args.ledger and Path(args.ledger).is_dir(): raise InputError(f'The ledger {args.ledger} is a folder: name a .jsonl file.')
-    if args.ledger and not Path(args.ledger).absolute().parent.is_dir():
-        raise InputError(f'The folder of the ledger {args.ledger} does not exist: make it first.')
     if args.batch_size is not None and args.batch_size < 2: raise InputError(f'--batch-size {args.batch_size}: give 2 or more.')
     if args.warp is not None: make_warp(args.warp)
     tracking(args.track, None, args.seed)
@@ -580,7 +590,6 @@ def estimate(
 # %% ../nbs/51_cli.ipynb #8caedaee
 def cluster(
     args:Namespace, # as parsed by `cluster_parser`
-    also=None, # called with the system, the images, those scored and the folder: what it returns is added to the result
 )->dict: # the result
     "Train a system on images, score it once, and write the run folder."
     located(args)
@@ -595,13 +604,14 @@ def cluster(
     args.preset = choose(args.preset or next(iter(made.presets)), made.presets, 'preset')
     folder = Path(args.out) if args.resume else run_folder(args) if first else None
     images, scored = load_split(args)
-    if not os.path.exists(args.data): args.data = images.name # the shipped digits where MNIST cannot be had
+    made.check(images, scored)
+    if args.data in NAMES or not os.path.exists(args.data): args.data = images.name # the shipped digits where MNIST cannot be had
     exemplars, indices, draw = chosen_exemplars(args, images)
     make = stage_maker(args, images, exemplars)
     with told(): stages = make(args.seed)
     if first and not args.resume: start_folder(folder, args)
     known = dict(system=args.system, preset=args.preset, data=images.name, split=scored.split, n=0, seed=args.seed, draw=draw, exemplars=indices)
-    return train_and_finish(args, folder, stages, make, images, scored, known, also)
+    return train_and_finish(args, folder, stages, make, images, scored, known)
 
 # %% ../nbs/51_cli.ipynb #1d1b136e
 def stage_maker(
@@ -624,7 +634,6 @@ def train_and_finish(
     images:Images, # to train on
     scored:Images,
     known:dict, # what the result says of the run itself
-    also=None, # as in `cluster`
 )->dict: # the result
     "Train and finish, in a folder that is there."
     first = os.environ.get('RANK', '0') == '0'
@@ -638,7 +647,7 @@ def train_and_finish(
             if known['draw'] == 'medoid': known = known | show_medoids(folder, system, images)
             result = known | all_scores(system, scored) | dict(restarts=collapsed)
             if args.tail is not None: result['recall'] = recall(system, scored)
-            if also: result |= also(system, images, scored, folder)
+            result |= system.measure(images, scored, folder)
             return finish(folder, system, scored, result, before, args, sum(s.epochs for s in stages))
     except (KeyboardInterrupt, OSError) as e:
         e.add_note(f'go on with: sphere_mnist cluster --resume --out {shlex.quote(str(folder))}')
@@ -690,31 +699,31 @@ def finish(
     epochs:int, # of all stages
 )->dict: # the whole result
     "Write everything that comes after training, print the table, and append to the ledger."
-    from sphere_mnist.share import write_card
     for line in run_figures(system, scored, folder): print(line)
     result |= dict(seconds=round(seconds_alive() + before, 1), epochs=epochs, threads=torch.get_num_threads())
-    write_outputs(folder, system, scored, result, args)
-    write_result(folder, result)
-    write_card(folder)
-    print(table(result))
+    write_all(folder, system, scored, result, args)
     overrides = chosen_settings(args) | {k: args[k] for k in ('tail', 'weights', 'clusters', 'batch_size', 'lr', 'patience') if args[k] not in (None, {})}
     if args.ledger: append_row(Path(args.ledger), {**result, **overrides, **provenance()})
     return result
 
-# %% ../nbs/51_cli.ipynb #de819526
-def write_outputs(
+# %% ../nbs/51_cli.ipynb #c38797c2
+def write_all(
     folder:Path,
     system:System, # trained
     scored:Images,
     result:dict, # scores
     args:Namespace, # settings of the run
 ):
-    "Write clusters.csv and report.html."
+    "Write clusters.csv, report.html, result.json and the model's card, and print the table."
     from sphere_mnist.report import write_report
+    from sphere_mnist.share import write_card
     lines = StringIO()
     write_rows(lines, answers(picture_names(args.data, scored), assign_all(system, scored), system))
     write_whole(folder/'clusters.csv', lambda f: f.write_text(lines.getvalue()))
     write_report(folder, system, scored, result, args)
+    write_result(folder, result)
+    write_card(folder)
+    print(table(result))
 
 # %% ../nbs/51_cli.ipynb #7ce68883
 def picture_names(
@@ -723,7 +732,7 @@ def picture_names(
 )->list: # of names below the folder, or numbers from 0
     "What to call each image in a table."
     folder = Path(data)
-    if folder.is_dir():
+    if data not in NAMES and folder.is_dir():
         parts = [d for d in folder.iterdir() if d.name.lower() == scored.split == 'test' and d.is_dir()]
         files = [p.relative_to(folder) for p in list_pictures((parts or [folder])[0])[0]]
         if len(files) == len(scored): return files # not so for a validation split
@@ -888,12 +897,11 @@ def embed(
     args:Namespace, # as parsed by `embed_parser`
 )->dict: # the result
     "Train an embedding with one loss, measure it, and write the run folder."
-    from sphere_mnist.loss_lab import measured
     from sphere_mnist.margins import LOSSES
     loss = args.pop('loss')
     args.system, args.draw = 'margins', 'none'
     if loss or not args.resume: args.preset = choose(loss or args.preset or 'softmax', LOSSES, 'loss')
-    result = cluster(args, measured)
+    result = cluster(args)
     shown = ('knn_acc', 'linear_acc', 'ncm_acc', 'variance_ratio', 'silhouette')
     print(in_columns({key: result[key] for key in shown if key in result}))
     return result
@@ -905,6 +913,7 @@ def panel(
     "Write the picture of several runs."
     from sphere_mnist.figures import png
     from sphere_mnist.loss_lab import panel_of_runs
+    if not Path(args.out).absolute().parent.is_dir(): raise InputError(f'The folder of {args.out} does not exist: make it first.')
     config = read_config(Path(args.runs[0]))
     config.data_dir = args.data_dir or config.data_dir
     drawn = png(panel_of_runs(args.runs, load_split(config)[1], args.iterations, args.points), 64)
@@ -915,8 +924,8 @@ def bench(
     args:Namespace, # as parsed by `bench_parser`
 )->dict: # the row; empty for the list of methods
     "Measure one row of the comparison in a process of its own."
-    from sphere_mnist.benchmark import bench as measured
-    return measured(args)
+    from sphere_mnist.benchmark import bench as run_bench
+    return run_bench(args)
 
 # %% ../nbs/51_cli.ipynb #1361a0ca
 def load_run(
@@ -937,7 +946,7 @@ def load_run(
 def evaluate(
     args:Namespace, # run and data_dir
 )->dict: # the result
-    "Score a run again, and write its table, its list of clusters and its page anew."
+    "Score a run again, and write its table, its list of clusters, its page and its card anew."
     folder = Path(args.run)
     config, result, system = load_run(folder)
     config.data_dir = args.data_dir or config.data_dir
@@ -947,9 +956,7 @@ def evaluate(
     if scored.shape != tuple(system.shape): raise InputError(f'{folder} was trained on images of shape {tuple(system.shape)}, '
                                                              f'but {config.data} has {scored.shape} now.')
     result |= all_scores(system, scored)
-    write_outputs(folder, system, scored, result, config)
-    write_result(folder, result)
-    print(table(result))
+    write_all(folder, system, scored, result, config)
     return result
 
 # %% ../nbs/51_cli.ipynb #db73b941
@@ -1039,6 +1046,14 @@ def info(
         print(textwrap.fill(value, 80, initial_indent=f'{key:17}', subsequent_indent=' '*17, break_long_words=False, break_on_hyphens=False))
     return found
 
+# %% ../nbs/51_cli.ipynb #1d24c5cd
+def check_nameable(
+    system:str, # its name
+):
+    "Refuse a system whose clusters take no names from images."
+    from sphere_mnist.discover import NamedSystem
+    if not issubclass(system_class(system), NamedSystem): raise InputError(f'The clusters of {system!r} are not named by images: train a system that finds clusters.')
+
 # %% ../nbs/51_cli.ipynb #23b684f2
 def show_medoids(
     folder:Path, # a run folder
@@ -1051,7 +1066,8 @@ def show_medoids(
     where = medoids(system, images)
     if not images.is_features: write_whole(folder/'medoids.png', lambda f: f.write_bytes(png(medoid_figure(images[where]))))
     if images.labels is None or (images.labels[where] < 0).any():
-        print(f'Look at {folder}/medoids.png and name the clusters: sphere_mnist name {shlex.quote(str(folder))} --names ...')
+        look = f'rows {", ".join(map(str, where.tolist()))}' if images.is_features else f'{folder}/medoids.png'
+        print(f'Look at {look} and name the clusters: sphere_mnist name {shlex.quote(str(folder))} --names ...')
         return {}
     system.name_by(images[where], images)
     system._save_pretrained(folder)
@@ -1065,8 +1081,9 @@ def name_run(
     from sphere_mnist.exemplars import medoids
     folder = Path(args.run)
     config, result, system = load_run(folder)
+    check_nameable(system.name)
     config.data_dir = args.data_dir or config.data_dir
-    images, _ = load_split(config)
+    images, scored = load_split(config)
     where = medoids(system, images)
     if not args.names:
         show_medoids(folder, system, replace(images, labels=None))
@@ -1077,6 +1094,7 @@ def name_run(
     system.name_by(Images(images.pixels[where], torch.tensor([classes.index(n) for n in args.names]), classes), images)
     system._save_pretrained(folder)
     write_result(folder, result | dict(draw='medoid', exemplars=where.tolist()))
+    for line in run_figures(system.eval(), scored, folder): print(line)
     return evaluate(args)
 
 # %% ../nbs/51_cli.ipynb #4c03f8f6
@@ -1097,7 +1115,9 @@ def draws(
     "Score many draws of exemplars."
     from sphere_mnist.exemplars import compare_draws
     if args.draws < 1: raise InputError(f'--draws {args.draws}: give 1 or more.')
+    check_common(args)
     config, result, system = load_run(Path(args.run))
+    check_nameable(system.name)
     config.data_dir = args.data_dir or config.data_dir
     images, scored = load_split(config)
     if images.labels is None: raise InputError(f'{config.data} has no labels to draw exemplars from: sphere_mnist name needs none.')
@@ -1119,7 +1139,9 @@ def choose_k(
     "Say how many clusters there are."
     from sphere_mnist.discover import blurred_pixels
     from sphere_mnist.k_and_balance import choose_k as choose_from, contrast_codes
+    check_common(args)
     with told(): images = load_images(args.data, 'train', data_dir=args.data_dir)
+    if args.classes and not images.classes: raise InputError(f'{args.data} has no classes to choose from: leave --classes out.')
     if args.classes:
         kept = [images.classes.index(choose(c, images.classes, 'class')) for c in args.classes]
         images = images[torch.isin(images.labels, torch.tensor(kept))]
@@ -1176,7 +1198,7 @@ def main(
             with silent(said[said.command].get('quiet', False)): command(said[said.command])
             sys.stdout.flush()
             return 0
-    except ArgumentError as e: return stop(2, in_short(str(e)))
+    except ArgumentError as e: return stop(2, in_short(str(e), next((w for w in (sys.argv[1:] if args is None else args) if w in COMMANDS), None)))
     except InputError as e: return stop(2, e)
     except UnicodeError as e: return stop(2, f'A name or a file is not text in UTF-8 ({e.reason}): rename it, or give another.')
     except RecursionError: return stop(2, 'What was given is nested too deeply: give a file that sphere_mnist wrote.')

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['contrast_loss', 'neighbour_weights', 'nearest', 'neighbour_graph', 'modularity', 'spectral_embedding', 'fill_empty',
            'class_shares', 'wanted_shares', 'refine', 'Partition', 'Discovery', 'most_central', 'cuts', 'discover',
-           'blurred_pixels', 'neighbour_votes', 'nearest_labels', 'Clusters', 'discover_images', 'NamedSystem',
-           'balance_loss', 'sharpness_loss', 'consistency_loss']
+           'blurred_pixels', 'neighbour_votes', 'nearest_labels', 'Clusters', 'discover_images', 'balance_loss',
+           'sharpness_loss', 'consistency_loss', 'NamedSystem']
 
 # %% ../nbs/09_discover.ipynb #e02352ce
 import math, warnings
@@ -310,6 +310,34 @@ def discover_images(
     numbers = match_clusters(contingency(labels, before, n_clusters, n_clusters)).to(device)
     return Clusters(numbers[labels], central[numbers.argsort()], codes)
 
+# %% ../nbs/09_discover.ipynb #c444e8a1
+def balance_loss(
+    logits:Tensor, # (N, K) log-probabilities up to a constant per row
+    shares:Tensor|None=None, # (K,) that the clusters should have; None: equal ones
+)->Tensor: # scalar from 0, all clusters used as they should be; of equal shares to log K, one used
+    "How far the clusters are from equal use: log K - H(mean p), in nats; of other shares, KL(mean p || shares)."
+    log_mean = logits.log_softmax(1).logsumexp(0) - math.log(len(logits))
+    if shares is not None: return (log_mean.exp() * (log_mean - shares.to(log_mean).clamp_min(1e-6).log())).sum()
+    return math.log(logits.shape[1]) + (log_mean.exp() * log_mean).sum()
+
+# %% ../nbs/09_discover.ipynb #39fd8de4
+def sharpness_loss(
+    logits:Tensor, # (N, K) log-probabilities up to a constant per row
+)->Tensor: # scalar from 0, every image sure, to log K, none
+    "Mean entropy of the assignments, in nats."
+    log_p = logits.log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1).mean()
+
+# %% ../nbs/09_discover.ipynb #f07a6d42
+def consistency_loss(
+    logits1:Tensor, # (N, K) of one view of each image
+    logits2:Tensor, # (N, K) of another view of the same images
+    temperature:float=.5, # of the targets: 1 leaves them, less sharpens them
+)->Tensor: # scalar, 0 or more
+    "Cross-entropy of each view against the other's sharpened probabilities, which get no gradient."
+    logits, others = torch.cat([logits1, logits2]), torch.cat([logits2, logits1])
+    return F.cross_entropy(logits, (others.detach() / temperature).softmax(1))
+
 # %% ../nbs/09_discover.ipynb #d96119b2
 class NamedSystem(System):
     "A system that may learn from discovered clusters, and whose clusters the classes of exemplars name."
@@ -365,31 +393,3 @@ class NamedSystem(System):
     def finish(self, images):
         if len(self.exemplars) and len(self.found): self.ask_neighbours(images)
         self.found = self.found[:0]
-
-# %% ../nbs/09_discover.ipynb #c444e8a1
-def balance_loss(
-    logits:Tensor, # (N, K) log-probabilities up to a constant per row
-    shares:Tensor|None=None, # (K,) that the clusters should have; None: equal ones
-)->Tensor: # scalar from 0, all clusters used as they should be; of equal shares to log K, one used
-    "How far the clusters are from equal use: log K - H(mean p), in nats; of other shares, KL(mean p || shares)."
-    log_mean = logits.log_softmax(1).logsumexp(0) - math.log(len(logits))
-    if shares is not None: return (log_mean.exp() * (log_mean - shares.to(log_mean).clamp_min(1e-6).log())).sum()
-    return math.log(logits.shape[1]) + (log_mean.exp() * log_mean).sum()
-
-# %% ../nbs/09_discover.ipynb #39fd8de4
-def sharpness_loss(
-    logits:Tensor, # (N, K) log-probabilities up to a constant per row
-)->Tensor: # scalar from 0, every image sure, to log K, none
-    "Mean entropy of the assignments, in nats."
-    log_p = logits.log_softmax(1)
-    return -(log_p.exp() * log_p).sum(1).mean()
-
-# %% ../nbs/09_discover.ipynb #f07a6d42
-def consistency_loss(
-    logits1:Tensor, # (N, K) of one view of each image
-    logits2:Tensor, # (N, K) of another view of the same images
-    temperature:float=.5, # of the targets: 1 leaves them, less sharpens them
-)->Tensor: # scalar, 0 or more
-    "Cross-entropy of each view against the other's sharpened probabilities, which get no gradient."
-    logits, others = torch.cat([logits1, logits2]), torch.cat([logits2, logits1])
-    return F.cross_entropy(logits, (others.detach() / temperature).softmax(1))

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SHARED', 'REMEDIES', 'CLUSTERERS', 'system_parameters', 'make_init', 'checked_rows', 'standard_scaler', 'pixel_rows',
-           'is_table', 'read_images', 'read_labels', 'draw_exemplars', 'choose_exemplars', 'Pretrained', 'Embedder',
-           'Clusterer', 'SphericalClusterer', 'GMVAEClusterer', 'GumbelClusterer', 'MixEMClusterer', 'MetricEmbedder']
+           'is_table', 'pictures_of', 'read_images', 'read_labels', 'draw_exemplars', 'choose_exemplars', 'Pretrained',
+           'Embedder', 'Clusterer', 'SphericalClusterer', 'GMVAEClusterer', 'GumbelClusterer', 'MixEMClusterer',
+           'MetricEmbedder']
 
-# %% ../nbs/50_estimator.ipynb #f4544468
+# %% ../nbs/50_estimator.ipynb #3bb1c40a
 import inspect, json, math, os
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Cluster
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
-from .data import Images, InputError, choose, exemplar_indices, list_pictures, load_exemplars, load_images, load_pictures
+from .data import SUFFIXES, Images, InputError, choose, exemplar_indices, list_pictures, load_exemplars, load_images, load_pictures
 from .discover import balance_loss, sharpness_loss
 from .evaluation import assign_all, embed_all, evaluating, hungarian_acc
 from .gmvae import GMVAE
@@ -26,7 +27,7 @@ from .gumbel import GumbelGMVAE
 from .margins import Margins
 from .mixem import MixEm
 from .spherical import Spherical
-from .training import System, counted, preset_stages, train, write_whole
+from .training import System, counted, preset_stages, train_again, write_whole
 
 # %% ../nbs/50_estimator.ipynb #177600a5
 SHARED = dict(n_clusters=None, preset=None, epochs=None, batch_size=None, lr=None, weights=None, exemplars_per_class=10,
@@ -48,10 +49,9 @@ def make_init(
     defaults = shared | dict.fromkeys(system_parameters(system))
     by_place, *by_name = defaults
     def __init__(self, *first, **given):
-        given = dict(zip([by_place], first, strict=True) if first else {}) | given
-        if odd := [name for name in given if name not in defaults]:
-            raise TypeError(f'{type(self).__name__} has no parameter {odd[0]!r}: it has {", ".join(defaults)}')
-        for name, value in (defaults | given).items(): setattr(self, name, value)
+        try: told = __init__.__signature__.bind(self, *first, **given).arguments
+        except TypeError as e: raise TypeError(f'{type(self).__name__}: {e}; give {", ".join(defaults)}, by name all but the first') from None
+        for name, default in defaults.items(): setattr(self, name, told.get(name, default))
     kinds = inspect.Parameter
     __init__.__signature__ = inspect.Signature([kinds('self', kinds.POSITIONAL_OR_KEYWORD),
         kinds(by_place, kinds.POSITIONAL_OR_KEYWORD, default=defaults[by_place]),
@@ -107,6 +107,16 @@ def is_table(
     try: return (X.ndim if hasattr(X, 'ndim') else np.asarray(X).ndim) not in (3, 4)
     except ValueError: return True # ragged lists, which scikit-learn has words for
 
+# %% ../nbs/50_estimator.ipynb #e1772e0b
+def pictures_of(
+    X, # what was given as X
+)->list[Path]|None: # None where it is neither a folder nor a picture file
+    "The pictures that a path stands for: of a folder with train/ and test/, those to train on."
+    if os.path.isdir(X):
+        parts = {d.name.lower(): d for d in Path(X).iterdir() if d.is_dir()}
+        return list_pictures(parts['train'] if {'train', 'test'} <= parts.keys() else Path(X))[0]
+    return [Path(X)] if Path(X).suffix.lower() in SUFFIXES else None
+
 # %% ../nbs/50_estimator.ipynb #233f5235
 def read_images(
     X, # array or tensor (N, H, W), (N, C, H, W) or (N, H, W, C), Images, a folder, a file of arrays, or picture files
@@ -114,7 +124,7 @@ def read_images(
 )->Images:
     "Images, from anything but a table."
     files = [*X] if isinstance(X, (list, tuple)) and isinstance(X[0], (str, os.PathLike)) else None
-    if isinstance(X, (str, os.PathLike)) and shape and os.path.isdir(X): files = list_pictures(Path(X))[0]
+    if isinstance(X, (str, os.PathLike)) and shape: files = pictures_of(X)
     if files is None: return load_images(X)
     return Images(load_pictures(files, shape and shape[1:], shape and shape[0]), None, (), 'folder', f'{len(files):,} pictures')
 
@@ -267,9 +277,10 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained, Ba
         given = {k: value for k in system_parameters(made) if (value := getattr(self, k)) is not None}
         preset = made.presets[choose(self.preset or next(iter(made.presets)), made.presets, 'preset')]
         free = n_clusters is None and chosen is None and not images.n_classes and 'n_clusters' not in preset
-        stages = preset_stages(made, self.preset, images, chosen, 10 if free else n_clusters, self.epochs, self.weights,
-                               seed, self.batch_size, self.lr, **given)
-        return train(stages, images, None, seed, device=self.device, precision=self.precision, progress=bool(self.verbose))
+        def stages(seed): return preset_stages(made, self.preset, images, chosen, 10 if free else n_clusters, self.epochs,
+                                               self.weights, seed, self.batch_size, self.lr, **given)
+        system, self.restarts_ = train_again(stages, images, None, seed, device=self.device, precision=self.precision, progress=bool(self.verbose))
+        return system
 
     def _seed(self):
         "A whole number as it is; a RandomState, or None for NumPy's, gives one."
@@ -282,12 +293,13 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained, Ba
     def _read(self, X, fitting=False):
         "X as unlabelled Images: pixels, or standardised features."
         shape = None if fitting else tuple(self.system_.shape)
+        if fitting: vars(self).pop('scaler_', None)
         images = None if is_table(X) else read_images(X, shape if shape and len(shape) == 3 else None)
         if images is None or images.is_features:
             rows = checked_rows(self, X if images is None else images.pixels, fitting)
             if self.image_shape is not None: images = pixel_rows(rows, self.image_shape)
             else:
-                if fitting: self.scaler_ = standard_scaler().fit(rows)
+                if fitting and getattr(self, 'likelihood', None) != 'bernoulli': self.scaler_ = standard_scaler().fit(rows) # else they are probabilities
                 images = load_images(self.scaler_.transform(rows) if hasattr(self, 'scaler_') else rows)
         elif fitting: self.n_features_in_ = math.prod(images.shape)
         if shape and images.shape != shape:
@@ -296,7 +308,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained, Ba
 
     def _parts(self, X, n=1000):
         "What `_read` makes of X: of pictures `n` at a time, so that a folder may be larger than the memory."
-        if isinstance(X, (str, os.PathLike)) and os.path.isdir(X): X = list_pictures(Path(X))[0]
+        if isinstance(X, (str, os.PathLike)): X = pictures_of(X) or X
         several = isinstance(X, (list, tuple)) and len(X) and isinstance(X[0], (str, os.PathLike))
         return map(self._read, (X[i:i + n] for i in range(0, len(X), n))) if several else [self._read(X)]
 
@@ -369,7 +381,8 @@ class Clusterer(ClusterMixin, Embedder):
         super()._keep(system)
         with evaluating(system): names, centers = system.names(), self.centers(system)
         self._order, self.names_ = np.arange(system.n_clusters), np.arange(system.n_clusters)
-        if names is not None:
+        if names is None: self.classes_ = np.arange(0) # without exemplars a cluster has its number alone
+        else:
             names = names.cpu().numpy()
             self._order = np.where(names < 0, len(names), names).argsort(kind='stable')
             nameless = '' if self.classes_.dtype.kind == 'U' else -1

@@ -196,6 +196,8 @@ class GumbelGMVAE(NamedSystem):
         view = self.warped(x, batch, 0)
         h = self.features(view)
         logits, wanted = self.logits(h), set(batch.terms)
+        if 'contrast' in wanted and self.network == 'fc':
+            raise InputError('The network fc has no features for a contrast to shape: take the preset published, or the network conv.')
         terms = dict(balance=lambda: balance_loss(batch.gather(logits)), sharpness=lambda: sharpness_loss(logits),
                      categorical=lambda: math.log(self.n_clusters) - sharpness_loss(logits))
         if wanted & {'reconstruction', 'gaussian'}:

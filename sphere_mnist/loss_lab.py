@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['variances', 'retrieval', 'check_embeddings', 'classifiers', 'shape_of_classes', 'measures', 'panel_figure',
-           'planes_figure', 'measured', 'panel_of_runs']
+           'planes_figure', 'check_classes', 'measured', 'panel_of_runs']
 
 # %% ../nbs/41_loss_lab.ipynb #3235b216
 import math, warnings
@@ -161,6 +161,17 @@ def planes_figure(
     for ax in axes[len(planes):]: ax.set_visible(False)
     return figure
 
+# %% ../nbs/41_loss_lab.ipynb #852f7ce1
+def check_classes(
+    images:Images, # the training images
+    scored:Images, # the images to score
+):
+    "Refuse images whose classes cannot be compared."
+    for part in (images, scored):
+        if part.labels is None or bool((part.labels < 0).all()): raise InputError(f'{part.name} ({part.split}) has no labels: the measures compare classes.')
+    alone = (scored.labels[scored.labels >= 0].bincount() == 1).nonzero()[:, 0]
+    if len(alone): raise InputError(f'{scored.name} ({scored.split}) has one image of class {scored.classes[alone[0]]} to score: give two or more.')
+
 # %% ../nbs/41_loss_lab.ipynb #c6409295
 def measured(
     system:System, # trained
@@ -169,8 +180,7 @@ def measured(
     folder:Path|None=None, # gets embeddings.npz and, of embeddings in the plane, figures/plane.png
 )->dict: # the measures of `measures`
     "Embed training and scored images, measure, and keep the embeddings."
-    for part in (images, scored):
-        if part.labels is None: raise InputError(f'{part.name} has no labels: the measures compare classes.')
+    check_classes(images, scored)
     known = [part[(part.labels >= 0).nonzero()[:, 0]] for part in (images, scored)]
     (train, train_labels), (x, labels) = [(embed_all(system, part), part.labels) for part in known]
     found = measures(train, train_labels, x, labels)
@@ -195,8 +205,9 @@ def panel_of_runs(
     "t-SNE of the embeddings of several runs beside the pixels."
     embeddings = {'raw pixels': images.pixels[:n].flatten(1)}
     for folder in map(Path, folders):
-        try: kept = np.load(folder/'embeddings.npz')
-        except (OSError, ValueError): raise InputError(f'{folder} has no embeddings.npz: give run folders of sphere_mnist embed.') from None
-        if len(kept['embeddings']) != len(images): raise InputError(f'{folder} embeds {len(kept["embeddings"])} images, not the {len(images)} of the others.')
-        embeddings[folder.name] = kept['embeddings'][:n]
+        try:
+            with np.load(folder/'embeddings.npz') as kept: x, labels = kept['embeddings'], kept['labels']
+        except (OSError, ValueError, KeyError): raise InputError(f'{folder} has no embeddings.npz: give run folders of sphere_mnist embed.') from None
+        if not np.array_equal(labels, images.labels): raise InputError(f'{folder} embeds other images than the {len(images):,} of {images.name}: give runs of the same data and split.')
+        embeddings[str(folder) if folder.name in embeddings else folder.name] = x[:n]
     return panel_figure(embeddings, images.labels[:n], f't-SNE of {min(n, len(images)):,} test images, {iterations:,} iterations', iterations)

@@ -412,6 +412,15 @@ class Margins(System):
         parts = [self.costs(x[i], labels[i], weights) for i in batches(len(x), batch_size, counted(0))]
         return sum(w*part[name].item() for part in parts for name, w in weights.items())/len(parts)
 
+    @classmethod
+    def check(cls, images, scored):
+        from sphere_mnist.loss_lab import check_classes
+        check_classes(images, scored)
+
+    def measure(self, images, scored, folder):
+        from sphere_mnist.loss_lab import measured
+        return measured(self, images, scored, folder)
+
     def embed(self, images): return self.encode(images)
     def assign(self, images): return (-chord(self.encode(images), self.means).square()/(2*self.variance).clamp_min(1e-12)).softmax(1)
     def names(self): return torch.arange(self.n_clusters)

@@ -138,7 +138,12 @@ def predict_digits(
     "What digit is in each picture."
     system = shipped_model() if system is None else system
     if not len(pictures): raise InputError('no pictures: give at least one')
-    pixels = torch.stack([normalize_digit(p if isinstance(p, Tensor) else read_picture(p)) for p in pictures])
+    def normalized(picture):
+        if isinstance(picture, Tensor): return normalize_digit(picture)
+        pixels = read_picture(picture)
+        try: return normalize_digit(pixels)
+        except InputError as e: raise InputError(f'{picture}: {e}') from None
+    pixels = torch.stack([normalized(p) for p in pictures])
     probabilities = assign_all(system, pixels)
     with evaluating(system): names = system.names()
     best = probabilities.max(1)

@@ -24,11 +24,12 @@ def load_system(
     **options, # of `from_pretrained`, such as `revision` or `map_location`
 )->System: # in evaluation mode
     "The trained system in a folder or a repository."
-    file = Path(source)/'config.json'
-    if not os.path.isdir(source):
-        from huggingface_hub import hf_hub_download
-        file = hf_hub_download(str(source), 'config.json', revision=options.get('revision'))
     try:
+        if os.path.isdir(source): file = Path(source)/'config.json'
+        else:
+            from huggingface_hub import hf_hub_download
+            of_hub = {k: options[k] for k in ('revision', 'cache_dir', 'force_download', 'local_files_only', 'token') if k in options}
+            file = hf_hub_download(str(source), 'config.json', **of_hub)
         made = system_class(json.loads(Path(file).read_text())['system'])
         return made.from_pretrained(str(source), **options)
     except InputError: raise
@@ -164,7 +165,7 @@ class Assigner(nn.Module):
         self.system.precision = torch.float32
         for name, buffer in list(self.system.named_buffers()): # what only training needed; torch.export cannot save empty ones
             if not buffer.numel(): self.system.get_submodule(name.rpartition('.')[0]).register_buffer(name.rpartition('.')[2], None)
-        if hasattr(system, 'centers'):
+        if callable(getattr(system, 'centers', None)): # moving ones, which are encoded anew at every call
             with torch.no_grad(): centers = self.system.centers()
             self.system.centers = lambda *mode: centers
 
@@ -182,6 +183,7 @@ def export(
     "Write a system as a graph that takes any number of images."
     path, program = Path(path), Assigner(system)
     choose(path.suffix, ('.onnx', '.pt2'), 'kind of export')
+    if not path.absolute().parent.is_dir(): raise InputError(f'The folder of {path} does not exist: make it first.')
     example = torch.zeros(2, *system.shape, dtype=torch.uint8 if len(system.shape) == 3 else torch.float32)
     shapes = dict(images={0: torch.export.Dim('batch', min=1, max=2**16)})
     with evaluating(program):

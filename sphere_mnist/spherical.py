@@ -78,6 +78,7 @@ class Spherical(NamedSystem):
             centers = group_centers(prototypes.detach(), self.groups, self.n_clusters) if centred else None
         else:
             e, e_warped = self.encode(x), self.encode(self.warped(x, batch))
+            prototypes = self.encode(to_float(self.prototypes)) if 'exemplar' in batch.terms else None
             centers = self.centers('published')
         both = self.kappa*torch.cat([e, e_warped]) @ centers.T if centred else None
         terms = dict(

@@ -150,8 +150,16 @@ class System(nn.Module, PyTorchModelHubMixin, library_name='sphere_mnist', licen
     def finish(self, images:Images):
         "Let go of what only training needs, after the last stage, with a last look at the training images."
 
+    @classmethod
+    def check(cls, images:Images, scored:Images):
+        "Raise `InputError` where a run on `images` could not be finished with `scored`, before it starts."
+
     def scores(self, images:Images)->dict: # name -> number
         "Scores of this kind of system, besides those that all have."
+        return {}
+
+    def measure(self, images:Images, scored:Images, folder:Path)->dict: # name -> number
+        "Scores that take the training images too, once after training, and files of a run folder that go with them."
         return {}
 
     def figures(self, images:Images, rows:list=())->dict: # name -> function: a matplotlib Figure, or the bytes of a GIF
@@ -625,7 +633,10 @@ def processes(
 ): # accelerate.Accelerator
     "This process among those that train together."
     from accelerate import Accelerator, DistributedDataParallelKwargs
-    return Accelerator(cpu=place.type == 'cpu', mixed_precision='no', **tracker, kwargs_handlers=[
+    from accelerate.state import AcceleratorState, PartialState
+    cpu = place.type == 'cpu'
+    if PartialState._shared_state.get('_cpu', cpu) != cpu: AcceleratorState._reset_state(reset_partial_state=True) # it remembers the last run's device
+    return Accelerator(cpu=cpu, mixed_precision='no', **tracker, kwargs_handlers=[
         DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)])
 
 # %% ../nbs/06_train.ipynb #f96b2d06

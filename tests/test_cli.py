@@ -652,3 +652,59 @@ def test_in_a_file_progress_is_plain_lines(monkeypatch, capsys):
         bar.update(5)
     err = capsys.readouterr().err
     assert '5 of 17 steps' in err and '\r' not in err and '\x1b' not in err
+
+
+def test_prototypes_with_a_forward_of_their_own():
+    said = ['cluster', '--data', 'digits', '--preset', 'quick', '--epochs', '2', '--together', 'false', '--out', 'run']
+    assert cli.main(said) == 0 and json.loads(Path('run/result.json').read_text())['clusters_used'] > 0
+
+
+def test_a_stopped_embedding_is_measured_after_cluster_resumes_it(monkeypatch, capsys):
+    said = ['embed', '--loss', 'softmax', '--data', 'digits', '--epochs', '2', '--batch-size', '256', '--out', 'run']
+    with monkeypatch.context() as m:
+        m.setattr(cli, 'all_scores', lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cli.main(said) == 130
+    assert 'go on with: sphere_mnist cluster --resume --out run' in capsys.readouterr().err
+    assert cli.main(['cluster', '--resume', '--out', 'run']) == 0
+    assert 'knn_acc' in json.loads(Path('run/result.json').read_text()) and Path('run/embeddings.npz').exists()
+    assert cli.main(['embed', '--resume', '--out', 'run']) == 0 and 'finished: nothing to do' in capsys.readouterr().out
+    (cli.main(['draws', 'run']), cli.main(['name', 'run']))
+    assert capsys.readouterr().err.count("The clusters of 'margins' are not named by images") == 2
+
+
+def test_runs_of_other_images_do_not_share_a_panel(capsys):
+    for part, n in (('a', 10), ('b', 20)):
+        labels = np.arange(n) % 2
+        np.savez(f'{part}.npz', x=np.random.default_rng(0).normal(size=(n, 3)), y=labels)
+        assert cli.main(['embed', '--data', f'{part}.npz', '--epochs', '1', '--batch-size', '4', '--out', f'{part}/run']) == 0
+    np.savez('a/run/other.npz', **dict(np.load('a/run/embeddings.npz')) | dict(labels=1 - np.load('a/run/embeddings.npz')['labels']))
+    assert cli.main(['panel', 'a/run', 'b/run', '--out', 'p.png']) == 2 and 'b/run embeds other images than the 10' in only_line(capsys)
+    Path('a/run/other.npz').replace('a/run/embeddings.npz')
+    assert cli.main(['panel', 'a/run', '--out', 'p.png']) == 2 and 'a/run embeds other images' in only_line(capsys)
+    assert cli.main(['panel', 'a/run', '--out', 'nowhere/p.png']) == 2 and 'nowhere/p.png does not exist: make it first' in only_line(capsys)
+
+
+def test_names_reach_the_card_and_the_page(capsys):
+    assert cli.main(['cluster', *TINY, '--epochs', '2', '--draw', 'none', '--out', 'run']) == 0
+    assert ', without names.' in Path('run/README.md').read_text()
+    assert cli.main(['name', 'run', '--names', *'abcdefghij']) == 0
+    assert ', b, c, d, e, f, g, h, i, j by exemplars.' in Path('run/README.md').read_text() and '>j<' in Path('run/report.html').read_text()
+
+
+def test_a_folder_with_the_name_of_a_data_set_is_asked_for_by_its_path(capsys):
+    Path('digits').mkdir()
+    assert cli.main(['cluster', *TINY, '--epochs', '0', '--out', 'run']) == 0
+    assert cli.main(['cluster', '--data', './digits', '--epochs', '0', '--out', 'own']) == 2 and 'holds no pictures' in only_line(capsys)
+
+
+@pytest.mark.parametrize('line, fragment', [
+    ('choose-k --data digits --seed -1', 'The seed -1 is out of range'), ('choose-k --data plain.npz --classes cat', 'has no classes to choose from'),
+    ('choose-k --data digits --ledger nowhere/x.jsonl', 'The folder of the ledger nowhere/x.jsonl does not exist'),
+    ('export nowhere/x.pt2', 'The folder of nowhere/x.pt2 does not exist'), ('draws run --drows 5', 'did you mean --draws? See sphere_mnist draws --help'),
+    ('cluster --system margins --data digits --draw medoid', "The clusters of 'margins' are not named by images"),
+    ('cluster --system gumbel --data digits --network fc --epochs 2', 'The network fc has no features for a contrast'),
+    ('embed --data lone.npz', 'has one image of class 1 to score')])
+def test_other_commands_refuse_before_they_work(line, fragment, capsys):
+    np.savez('plain.npz', x=np.zeros((30, 3)))
+    np.savez('lone.npz', x_train=np.random.default_rng(0).normal(size=(20, 3)), y_train=np.arange(20) % 2, x_test=np.zeros((3, 3)), y_test=np.array([0, 0, 1]))
+    assert cli.main(line.split()) == 2 and fragment in only_line(capsys)

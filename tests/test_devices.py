@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sphere_mnist import cli, training
 from sphere_mnist.data import exemplar_indices, load_images
 from sphere_mnist.margins import TERMS
-from sphere_mnist.training import Batch, counted, preset_stages, train, train_epoch
+from sphere_mnist.training import Batch, counted, preset_stages, processes, train, train_epoch
 
 # system, preset, stage, arguments
 STAGES = {f'{name}-{preset}-{number}' + ''.join(f'-{v}' for v in options.values() if isinstance(v, str)): (name, preset, number, options)
@@ -145,3 +145,16 @@ def test_training_on_a_gpu(digits, name, preset, precision):
     torch.cuda.set_sync_debug_mode('error')
     try: sum(system.train()(batch, .5).values()).backward()
     finally: torch.cuda.set_sync_debug_mode('default')
+
+
+def test_the_processor_after_a_gpu(monkeypatch):
+    "accelerate remembers the device of the process's first run, and refuses another."
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        Accelerator(cpu=False)
+        PartialState._shared_state['device'] = torch.device('cuda') # as where there is one
+        with pytest.raises(ValueError, match='already been initialized'): Accelerator(cpu=True)
+        assert processes(torch.device('cpu')).device.type == 'cpu'
+    finally: AcceleratorState._reset_state(reset_partial_state=True)

@@ -4,10 +4,16 @@ from functools import partial
 from pathlib import Path
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from sphere_mnist.data import InputError
-from sphere_mnist.estimator import CLUSTERERS, MetricEmbedder
+from sphere_mnist import training
+from sphere_mnist.data import InputError, load_images
+from sphere_mnist.estimator import CLUSTERERS, GumbelClusterer, MetricEmbedder, SphericalClusterer
+from sphere_mnist.evaluation import hungarian_acc
+from sphere_mnist.spherical import Spherical
+from sphere_mnist.training import preset_stages, train
 
 QUICK = dict(n_clusters=3, epochs=2, batch_size=32, random_state=0, device='cpu', precision='float32')
 ONE = 'sets n_clusters to 1, which InputError refuses: run with 2 by test_check_with_two_clusters'
@@ -85,3 +91,36 @@ def test_saved_and_loaded(cls, rows, tmp_path):
     assert loaded.predict(rows).tolist() == est.predict(rows).tolist()
     assert loaded.predict_proba(rows).tobytes() == est.predict_proba(rows).tobytes()
     assert not [f for f in tmp_path.rglob('*') if f.suffix in ('.pt', '.pkl', '.joblib')]
+
+
+def test_a_run_without_names_scores_its_numbers(tmp_path):
+    images = load_images('digits')[range(200)]
+    trained = train(preset_stages(Spherical, 'quick', images, None, 10, epochs=2), images, progress=False)
+    trained.save_pretrained(tmp_path)
+    loaded = SphericalClusterer.from_pretrained(tmp_path)
+    assert loaded.classes_.tolist() == []
+    assert loaded.score(images, images.labels) == pytest.approx(hungarian_acc(torch.from_numpy(loaded.predict(images)), images.labels))
+
+
+def test_what_fit_and_predict_read_of_a_folder(tmp_path):
+    for part, n in (('train', 9), ('test', 3)):
+        for name in 'ab':
+            (tmp_path/part/name).mkdir(parents=True)
+            for i in range(n): Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path/part/name/f'{i}.png')
+    fitted = SphericalClusterer(**QUICK).fit(tmp_path)
+    assert len(fitted.labels_) == 18 and np.array_equal(fitted.predict(tmp_path), fitted.labels_)
+    assert np.array_equal(fitted.predict(str(tmp_path/'train/a/3.png')), fitted.labels_[3:4])
+
+
+def test_probabilities_are_not_standardised(rows, tmp_path):
+    probabilities = 1/(1 + np.exp(-rows))
+    fitted = GumbelClusterer(likelihood='bernoulli', **QUICK).fit(probabilities)
+    assert not hasattr(fitted, 'scaler_')
+    refitted = SphericalClusterer(**QUICK).fit(rows).fit(load_images('digits')[range(40)])
+    refitted.save_pretrained(tmp_path)
+    assert SphericalClusterer.from_pretrained(tmp_path).n_features_in_ == 64
+
+
+def test_a_collapse_starts_again(rows, monkeypatch):
+    monkeypatch.setattr(training, 'spread', lambda *args: dict(clusters_used=1, n_clusters=3, largest=1., entropy=0.))
+    assert [row['seed'] for row in SphericalClusterer(**QUICK).fit(rows).restarts_] == [0, 1000]
