@@ -168,7 +168,7 @@ def check_classes(
 ):
     "Refuse images whose classes cannot be compared."
     for part in (images, scored):
-        if part.labels is None or bool((part.labels < 0).all()): raise InputError(f'{part.name} ({part.split}) has no labels: the measures compare classes.')
+        if part.labels is None or bool((part.labels < 0).all()): raise InputError(f'{part.name} ({part.split}) has no labels, but the measures compare classes: give one for each image.')
     alone = (scored.labels[scored.labels >= 0].bincount() == 1).nonzero()[:, 0]
     if len(alone): raise InputError(f'{scored.name} ({scored.split}) has one image of class {scored.classes[alone[0]]} to score: give two or more.')
 

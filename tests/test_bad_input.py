@@ -443,7 +443,7 @@ COMMANDS = {
     'cluster --data whole.npz --out run': 'exists already',
     'embed --data whole.npz --loss triplt': "did you mean 'triplet'",
     'embed --data names.npz --loss triplet': 'name its arrays',
-    'embed --data one.npy --loss triplet': '0 clusters',
+    'embed --data one.npy --loss triplet': 'one.npy (all) has no labels',
     'evaluate': 'run',
     'evaluate run more': 'more',
     'evaluate run --data-dir': 'data-dir',
