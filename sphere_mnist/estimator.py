@@ -8,7 +8,7 @@ __all__ = ['SHARED', 'REMEDIES', 'CLUSTERERS', 'system_parameters', 'make_init',
            'Embedder', 'Clusterer', 'SphericalClusterer', 'GMVAEClusterer', 'GumbelClusterer', 'MixEMClusterer',
            'MetricEmbedder']
 
-# %% ../nbs/50_estimator.ipynb #3bb1c40a
+# %% ../nbs/50_estimator.ipynb #aac3f7b7
 import inspect, json, math, os
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Cluster
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
-from .data import SUFFIXES, Images, InputError, choose, exemplar_indices, list_pictures, load_exemplars, load_images, load_pictures
+from .data import (NAMES, SUFFIXES, Images, InputError, choose, exemplar_indices, list_pictures, load_exemplars, load_images,
+                               load_pictures)
 from .discover import balance_loss, sharpness_loss
 from .evaluation import assign_all, embed_all, evaluating, hungarian_acc
 from .gmvae import GMVAE
@@ -112,6 +113,7 @@ def pictures_of(
     X, # what was given as X
 )->list[Path]|None: # None where it is neither a folder nor a picture file
     "The pictures that a path stands for: of a folder with train/ and test/, those to train on."
+    if os.fspath(X) in NAMES: return None # the data set, though a folder may have its name
     if os.path.isdir(X):
         parts = {d.name.lower(): d for d in Path(X).iterdir() if d.is_dir()}
         return list_pictures(parts['train'] if {'train', 'test'} <= parts.keys() else Path(X))[0]
