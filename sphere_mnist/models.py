@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ENCODERS', 'DECODERS', 'count_macs', 'count_parameters', 'Network', 'conv_block', 'check_shape', 'mlp_layers',
-           'MLPEncoder', 'MLPDecoder', 'SmallEncoder', 'Crop', 'SmallDecoder', 'ResNet18Encoder', 'double_block',
-           'ResNet18Decoder', 'make_encoder', 'make_decoder', 'choose_precision', 'autocast']
+           'MLPEncoder', 'MLPDecoder', 'FlattenPixels', 'SmallEncoder', 'Crop', 'SmallDecoder', 'ResNet18Encoder',
+           'double_block', 'ResNet18Decoder', 'make_encoder', 'make_decoder', 'choose_precision', 'autocast']
 
 # %% ../nbs/03_models.ipynb #e425ab9a
 import copy, math
@@ -92,6 +92,14 @@ class MLPDecoder(Network):
     ):
         super().__init__(*mlp_layers([dim, *hidden, math.prod(shape)]), nn.Unflatten(1, tuple(shape)))
 
+# %% ../nbs/03_models.ipynb #82872061
+class FlattenPixels(nn.Module):
+    "A map as a row, pixel by pixel: where memory is `channels_last`, without a copy."
+    def forward(self,
+        x:Tensor, # (N, C, H, W)
+    )->Tensor: # (N, H*W*C)
+        return x.permute(0, 2, 3, 1).flatten(1)
+
 # %% ../nbs/03_models.ipynb #de3876fd
 class SmallEncoder(Network):
     "Normalised pixels, three convolutions that each halve the map, and a linear layer; an MLP for features."
@@ -108,7 +116,7 @@ class SmallEncoder(Network):
             nn.BatchNorm2d(c, affine=False), nn.Conv2d(c, width, 5, stride=2, padding=2), nn.ReLU(inplace=True),
             *conv_block(width, 2*width, stride=2),
             *conv_block(2*width, 4*width, stride=2),
-            nn.Flatten(), nn.Linear(4*width*rows*columns, dim))
+            FlattenPixels(), nn.Linear(4*width*rows*columns, dim))
         self.to(memory_format=torch.channels_last)
 
 # %% ../nbs/03_models.ipynb #8841e8b7
