@@ -356,7 +356,11 @@ def read_rows(
     path:Path, # a ledger
 )->list[dict]: # none where there is no such file
     "The rows of a ledger."
-    return [json.loads(line) for line in Path(path).read_text().splitlines()] if Path(path).exists() else []
+    rows = []
+    for number, line in enumerate(Path(path).read_text().splitlines() if Path(path).exists() else [], 1):
+        try: rows.append(json.loads(line))
+        except ValueError: raise InputError(f'line {number} of {path} is no row, perhaps because its writing was cut off: remove that line') from None
+    return rows
 
 # %% ../nbs/52_benchmark.ipynb #35f89dcb
 def summary(

@@ -333,6 +333,7 @@ class Margins(System):
         choose(mining, MINING, 'mining')
         make_warp(warp)
         for term in losses: check_margin(choose(term, TERMS, 'loss'), margin, scale, unit, n_clusters, dim)
+        if not 0 < temperature < math.inf: raise InputError(f'The temperature is {temperature}: give a number above 0.')
         if not 0 <= held_out < 1: raise InputError(f'held_out is {held_out}: give a share of the images, from 0 to below 1.')
         self.shape, self.n_clusters, self.classes, self.losses, self.warp = tuple(shape), n_clusters, tuple(classes), tuple(losses), warp
         self.unit, self.margin, self.scale, self.temperature, self.beta, self.mining = unit, margin, scale, temperature, beta, mining
@@ -422,7 +423,9 @@ class Margins(System):
         return measured(self, images, scored, folder)
 
     def embed(self, images): return self.encode(images)
-    def assign(self, images): return (-chord(self.encode(images), self.means).square()/(2*self.variance).clamp_min(1e-12)).softmax(1)
+    def assign(self, images):
+        squared = (self.encode(images)[:, None] - self.means).square().sum(2) # of `chord` ONNX has no operator
+        return (-squared/(2*self.variance).clamp_min(1e-12)).softmax(1)
     def names(self): return torch.arange(self.n_clusters)
     def finish(self, images): self.labels, self.kept, self.held = self.labels[:0], self.kept[:0], self.held[:0]
 

@@ -85,8 +85,9 @@ def result_lines(
         value = row.get(key)
         return f'{value:.4f}' if key in SCORES and value is not None else '' if value is None else str(value)
     rows = [[cell(row, key) for key in ('seed', 'draw', *SCORES, 'seconds')] for row in results]
+    runs = 'one run' if len(results) == 1 else f'{len(results)} runs of the same settings; this folder holds the first'
     table = [' | '.join(line).join(['| ', ' |']) for line in (columns, ['---']*len(columns), *rows)]
-    return '\n'.join([f'Scored on {", ".join(data)}, {len(results)} runs of the same settings; this folder holds the first.', '',
+    return '\n'.join([f'Scored on {", ".join(data)}, {runs}.', '',
                       *(f'- {m}' for m in means), '', *table])
 
 # %% ../nbs/54_share.ipynb #8d3998f5

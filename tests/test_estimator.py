@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.base import clone
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sphere_mnist import training
@@ -41,10 +42,10 @@ def test_check_with_two_clusters(cls, name):
 def rows(): return np.random.default_rng(0).normal(size=(30, 4))
 
 
-@pytest.mark.parametrize('cls', CLUSTERERS)
-def test_rows_do_not_depend_on_their_batch(cls, rows):
-    est = cls(**QUICK).fit(rows)
-    for method in (est.transform, est.predict_proba):
+@pytest.mark.parametrize('estimator', [*(cls(**QUICK) for cls in CLUSTERERS), LEARNS], ids=lambda e: type(e).__name__)
+def test_rows_do_not_depend_on_their_batch(estimator, rows):
+    est = clone(estimator).fit(rows, np.arange(30) % 3 if isinstance(estimator, MetricEmbedder) else None)
+    for method in (getattr(est, name) for name in ('transform', 'predict_proba') if hasattr(est, name)):
         alone = np.concatenate([method(row[None]) for row in rows])
         np.testing.assert_allclose(alone, method(rows), atol=1e-5)
         np.testing.assert_allclose(method(rows[::-1])[::-1], method(rows), atol=1e-5)
@@ -91,6 +92,15 @@ def test_saved_and_loaded(cls, rows, tmp_path):
     assert loaded.predict(rows).tolist() == est.predict(rows).tolist()
     assert loaded.predict_proba(rows).tobytes() == est.predict_proba(rows).tobytes()
     assert not [f for f in tmp_path.rglob('*') if f.suffix in ('.pt', '.pkl', '.joblib')]
+
+
+def test_the_embedder_repeats_itself_and_is_saved(rows, tmp_path):
+    est, again = (clone(LEARNS).fit(rows, np.arange(30) % 3) for _ in range(2))
+    assert est.transform(rows).tobytes() == again.transform(rows).tobytes()
+    est.save_pretrained(tmp_path)
+    loaded = MetricEmbedder.from_pretrained(tmp_path)
+    assert loaded.get_params() == est.get_params()
+    assert loaded.transform(rows).tobytes() == est.transform(rows).tobytes()
 
 
 def test_a_run_without_names_scores_its_numbers(tmp_path):

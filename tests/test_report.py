@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sphere_mnist import cli, data, report
+from browser import chromium, keep, no_wider_than_the_window, visit # noqa: F401, chromium is a fixture
 
 NASTY = '<script>alert("1")</script>&\'"><img onerror>'
 VOID = {'meta', 'img', 'br'}
@@ -88,6 +89,14 @@ def test_names_and_paths_are_text(page, folder):
 def test_a_phone_and_the_dark_are_thought_of(page):
     assert any(m.get('name') == 'viewport' and 'width=device-width' in m['content'] for m in page.all('meta'))
     assert 'prefers-color-scheme: dark' in page.style and 'max-width: 100%' in page.style and page.all('html') == [{'lang': 'en'}]
+
+
+@pytest.mark.parametrize('width', [390, 1280])
+def test_no_window_is_too_narrow(chromium, folder, width, tmp_path):
+    with visit(chromium, (folder/'report.html').absolute().as_uri(), width) as page:
+        assert no_wider_than_the_window(page)
+        assert page.locator('img').evaluate_all('all => all.every(i => i.complete && i.naturalWidth)')
+        keep(page, f'report-{width}', tmp_path)
 
 
 def test_the_numbers_of_the_result_are_on_it(page, folder):

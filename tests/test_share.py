@@ -12,20 +12,21 @@ from sphere_mnist.estimator import CLUSTERERS, SphericalClusterer
 from sphere_mnist.evaluation import assign_all, embed_all
 from sphere_mnist.gmvae import GMVAE
 from sphere_mnist.gumbel import GumbelGMVAE
+from sphere_mnist.margins import Margins
 from sphere_mnist.mixem import MixEm
 from sphere_mnist.predict import predict_digits, shipped_model
 from sphere_mnist.simclr import SimCLR
 from sphere_mnist.spherical import Spherical
 from sphere_mnist.training import preset_stages, train
 
-SYSTEMS = (Spherical, GMVAE, GumbelGMVAE, SimCLR, MixEm)
+SYSTEMS = (Spherical, GMVAE, GumbelGMVAE, SimCLR, MixEm, Margins)
 ONNX = pytest.mark.skipif(not (find_spec('onnxscript') and find_spec('onnxruntime')),
                           reason="needs onnxscript and onnxruntime: pip install 'sphere_mnist[export]'")
 for name in ('torch.export', 'torch.onnx', 'onnxscript', 'onnx_ir'): logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def pictures(n=24): return load_images(np.random.default_rng(0).integers(0, 256, (n, 12, 12), dtype=np.uint8))
-def features(n=24): return load_images(np.random.default_rng(0).normal(size=(n, 6)))
+def pictures(n=24): return load_images((np.random.default_rng(0).integers(0, 256, (n, 12, 12), dtype=np.uint8), np.arange(n) % 3))
+def features(n=24): return load_images((np.random.default_rng(0).normal(size=(n, 6)), np.arange(n) % 3))
 
 
 def trained(system, images):
