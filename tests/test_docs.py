@@ -63,11 +63,30 @@ def test_the_first_cell_installs_the_package_on_colab_only(name, monkeypatch):
     assert asked == [('pip', 'install -q "sphere_mnist[dev]"')]
 
 
+def with_an_address(folder):
+    "The settings of a repository that lives somewhere."
+    settings = (root/'settings.ini').read_text(encoding='utf-8')
+    (folder/'settings.ini').write_text(re.sub('(?m)^git_url =.*', 'git_url = https://github.com/someone/sphere_mnist', settings), encoding='utf-8')
+
+
+def test_an_address_brings_badges(tmp_path):
+    for path in ('.ci/readme.py', 'nbs/index.ipynb'):
+        (tmp_path/path).parent.mkdir()
+        shutil.copy(root/path, tmp_path/path)
+    written = []
+    for prepare in (lambda folder: shutil.copy(root/'settings.ini', folder), with_an_address):
+        prepare(tmp_path)
+        subprocess.run([sys.executable, tmp_path/'.ci/readme.py'], check=True, capture_output=True)
+        written.append((tmp_path/'README.md').read_text(encoding='utf-8'))
+    assert written[0] == (root/'README.md').read_text(encoding='utf-8') and 'badge' not in written[0]
+    assert 'https://github.com/someone/sphere_mnist/actions/workflows/test.yaml/badge.svg' in written[1]
+    for notebook in (root/'nbs').glob('[0-9]*.ipynb'): assert f'colab.research.google.com/github/someone/sphere_mnist/blob/main/nbs/{notebook.name})' in written[1]
+
+
 def test_an_address_brings_a_link_to_colab(tmp_path):
     (tmp_path/'.ci').mkdir()
     shutil.copytree(root/'.ci/docs', tmp_path/'.ci/docs')
-    settings = (root/'settings.ini').read_text(encoding='utf-8')
-    (tmp_path/'settings.ini').write_text(re.sub('(?m)^git_url =.*', 'git_url = https://github.com/someone/sphere_mnist', settings), encoding='utf-8')
+    with_an_address(tmp_path)
     (tmp_path/'pages').mkdir()
     shutil.copy(root/'nbs/01_sphere.ipynb', tmp_path/'pages/index.ipynb')
     done = subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-c', tmp_path/'.ci/docs', tmp_path/'pages', tmp_path/'site'], capture_output=True, text=True)
