@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['contrast_loss', 'neighbour_weights', 'nearest', 'neighbour_graph', 'modularity', 'spectral_embedding', 'fill_empty',
-           'class_shares', 'wanted_shares', 'refine', 'Partition', 'Discovery', 'most_central', 'cuts', 'discover',
-           'blurred_pixels', 'neighbour_votes', 'nearest_labels', 'Clusters', 'discover_images', 'balance_loss',
-           'sharpness_loss', 'consistency_loss', 'NamedSystem']
+           'refine', 'Partition', 'Discovery', 'most_central', 'cuts', 'discover', 'blurred_pixels', 'class_shares',
+           'wanted_shares', 'cut_worth', 'join', 'best_join', 'group_pieces', 'unequal_cuts', 'neighbour_votes',
+           'nearest_labels', 'Clusters', 'discover_images', 'balance_loss', 'sharpness_loss', 'consistency_loss',
+           'NamedSystem']
 
 # %% ../nbs/09_discover.ipynb #e02352ce
 import math, warnings
+from itertools import combinations
 from typing import NamedTuple
 import numpy as np
 import torch
@@ -126,30 +128,6 @@ def fill_empty(
         labels[np.where(spare, scores[:, k], -np.inf).argmax()] = k
     return labels
 
-# %% ../nbs/09_discover.ipynb #ed41dc26
-def class_shares(
-    prior:str|list, # 'uniform', 'estimated', or K shares that add up to one, in any order
-    n_clusters:int, # K
-)->Tensor|str|None: # ascending float64 shares, 'estimated', or None for equal ones
-    "What is known of the sizes of the classes."
-    if isinstance(prior, str): return dict(uniform=None, estimated=prior)[choose(prior, ('uniform', 'estimated'), 'prior')]
-    shares = torch.tensor([float(share) for share in prior], dtype=torch.float64)
-    if len(shares) != n_clusters: raise InputError(f'the prior has {len(shares)} shares for {n_clusters} clusters: give one for each')
-    if not (shares > 0).all() or abs(shares.sum() - 1) > 1e-3:
-        raise InputError(f'the prior {[*map(float, prior)]} adds up to {shares.sum():.4g}: give positive shares that add up to 1')
-    return shares.sort().values
-
-# %% ../nbs/09_discover.ipynb #4693052f
-def wanted_shares(
-    shares:Tensor|str|None, # as `class_shares` gives them
-    sizes:Tensor, # (K,) share of the points that each cluster has
-)->np.ndarray: # (K,) of sum one
-    "What share each cluster should have: of known shares, the largest goes to the largest cluster."
-    sizes = np.asarray(sizes, dtype=float)
-    if shares is None: return np.full(len(sizes), 1 / len(sizes))
-    if isinstance(shares, str): return np.sqrt(sizes) / np.sqrt(sizes).sum()
-    return np.asarray(shares)[sizes.argsort(kind='stable').argsort(kind='stable')]
-
 # %% ../nbs/09_discover.ipynb #29ea194d
 def refine(
     graph, # (N, N) symmetric scipy sparse weights, each point with an edge
@@ -158,7 +136,6 @@ def refine(
     prior:float=.5, # say of equal sizes, from 0 to 1
     steps:int=4, # of the walk
     rounds:int=30, # at most
-    shares:Tensor|str|None=None, # of the clusters, as `class_shares` gives them; None: equal
 )->Tensor: # (N,) int64, every cluster in use
     "Give each point to the cluster that a short random walk from it ends in, until the labels stay."
     from scipy.sparse import diags
@@ -168,11 +145,10 @@ def refine(
         u = np.eye(n_clusters)[labels]
         for _ in range(steps): u = walk @ u
         u, a = u + 1e-6, np.ones(n_clusters)
-        wanted = wanted_shares(shares, np.bincount(labels, minlength=n_clusters) / len(labels))
         for _ in range(20):
             p = u * a
             p /= p.sum(1, keepdims=True)
-            a *= (p.mean(0) / wanted) ** -.5
+            a *= (p.mean(0) * n_clusters) ** -.5
         before, labels = labels, fill_empty((u * a ** prior).argmax(1), u * a ** prior)
         if (labels == before).mean() > .9999: break
     return torch.from_numpy(labels.astype(np.int64))
@@ -180,7 +156,7 @@ def refine(
 # %% ../nbs/09_discover.ipynb #303b4716
 class Partition(NamedTuple):
     "A cut that `discover` tried."
-    modularity: float
+    score: float # modularity, or of clusters of unequal size `cut_worth`
     n_modes: int # of the spectral embedding
     labels: Tensor # (N,) int64 cluster of each point
 
@@ -189,7 +165,7 @@ class Discovery(NamedTuple):
     "The clusters that `discover` found."
     labels: Tensor # (N,) int64 cluster of each point
     central: Tensor # (K, n_central) int64 positions of each cluster's most central points, nearest first
-    modularity: float # of `labels`
+    score: float # of `labels`
     tried: list # of `Partition`, by number of modes
 
 # %% ../nbs/09_discover.ipynb #c9000fb3
@@ -214,7 +190,6 @@ def cuts(
     n_clusters:int, # K
     n_modes, # how many modes to use: one cut for each number
     seed:int=0, # of k-means
-    shares:Tensor|str|None=None, # of the clusters, as `class_shares` gives them; None: equal
 )->list[Partition]:
     "Cut a graph by some of its slow modes, and refine each cut."
     from sklearn.cluster import KMeans
@@ -224,7 +199,7 @@ def cuts(
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # of fewer distinct points than clusters: `refine` leaves none empty
             start = KMeans(n_clusters, n_init=3, random_state=seed).fit_predict(rows)
-        labels = refine(graph, start, n_clusters, shares=shares)
+        labels = refine(graph, start, n_clusters)
         tried.append(Partition(modularity(graph, labels), m, labels))
     return tried
 
@@ -237,15 +212,17 @@ def discover(
     others:tuple=(), # further descriptions (N, E) of the same points, whose graphs are added
     shares:Tensor|str|None=None, # of the clusters, as `class_shares` gives them; None: equal
 )->Discovery:
-    "Cut the neighbour graph of the codes where, of some cuts, modularity is highest."
+    "Cut the neighbour graph of the codes where, of some cuts, the score is highest."
     n = len(codes)
     if not 1 <= n_clusters <= n: raise InputError(f'{n_clusters} clusters of {n} points: ask for 1 to {n}')
     graph = sum(neighbour_graph(z) for z in (codes, *others))
-    modes = spectral_embedding(graph, min(n_clusters + 5, n - 1))
-    tried = cuts(graph, modes, n_clusters, range(min(n_clusters, n - 1), modes.shape[1] + 1), seed, shares)
-    best = max(tried, key=lambda cut: cut.modularity)
+    if shares is None:
+        modes = spectral_embedding(graph, min(n_clusters + 5, n - 1))
+        tried = cuts(graph, modes, n_clusters, range(min(n_clusters, n - 1), modes.shape[1] + 1), seed)
+    else: tried = unequal_cuts(graph, n_clusters, shares, seed)
+    best = max(tried, key=lambda cut: cut.score)
     central = most_central(project(codes.detach().cpu().float()), best.labels, n_central)
-    return Discovery(best.labels, central, best.modularity, tried)
+    return Discovery(best.labels, central, best.score, tried)
 
 # %% ../nbs/09_discover.ipynb #a6e5da5f
 def blurred_pixels(
@@ -253,6 +230,106 @@ def blurred_pixels(
 )->Tensor: # (N, C*ceil(H/2)*ceil(W/2)), background 0; features as they are
     "Every second pixel's mean with its eight neighbours."
     return images if images.ndim == 2 else F.avg_pool2d(images + 1, 3, 2, 1).flatten(1)
+
+# %% ../nbs/09_discover.ipynb #ed41dc26
+def class_shares(
+    prior:str|list, # 'uniform', 'estimated', or K shares that add up to one, in any order
+    n_clusters:int, # K
+)->Tensor|str|None: # ascending float64 shares, 'estimated', or None for equal ones
+    "What is known of the sizes of the classes."
+    if isinstance(prior, str): return dict(uniform=None, estimated=prior)[choose(prior, ('uniform', 'estimated'), 'prior')]
+    shares = torch.tensor([float(share) for share in prior], dtype=torch.float64, device='cpu') # also where a system is made on `meta`
+    if len(shares) != n_clusters: raise InputError(f'the prior has {len(shares)} shares for {n_clusters} clusters: give one for each')
+    if not (shares > 0).all() or abs(shares.sum() - 1) > 1e-3:
+        raise InputError(f'the prior {[*map(float, prior)]} adds up to {shares.sum():.4g}: give positive shares that add up to 1')
+    return shares.sort().values
+
+# %% ../nbs/09_discover.ipynb #4693052f
+def wanted_shares(
+    shares:Tensor, # (K,) ascending
+    sizes:Tensor, # (K,) share of the points that each cluster has
+)->np.ndarray: # (K,) of sum one
+    "What share each cluster should have: the largest cluster the largest."
+    order = np.asarray(sizes, dtype=float).argsort(kind='stable')
+    return np.asarray(shares)[order.argsort()]
+
+# %% ../nbs/09_discover.ipynb #b8d2970e
+def cut_worth(
+    inside:np.ndarray, # (...) share of the weight that is inside clusters
+    sizes:np.ndarray, # (..., K) share of the degrees that each cluster has
+    shares:Tensor|str, # (K,) ascending, or 'estimated'
+)->np.ndarray: # (...)
+    "Weight kept inside, less half the divergence of the sizes from known shares, or a little of that from equal ones."
+    sizes, K = np.sort(sizes), sizes.shape[-1]
+    say, shares, inside = (.03, 1 / K, inside - (sizes[..., 0] < .1 / K)) if isinstance(shares, str) else (.5, np.asarray(shares), inside)
+    return inside - say * (sizes * np.log(np.maximum(sizes, 1e-9) / shares)).sum(-1)
+
+# %% ../nbs/09_discover.ipynb #0a15f1a3
+def join(
+    weights:np.ndarray, # (P, P) between pieces
+    pieces:list[int], # that are to be in groups
+    n:int, # groups
+)->list[list[int]]: # the pieces of each
+    "Join the two groups with the most weight between them for their degrees, until few enough are left."
+    groups, degrees = [[piece] for piece in pieces], weights.sum(1)
+    def strength(pair): return weights[np.ix_(*pair)].sum() / math.prod(degrees[group].sum() for group in pair)
+    while len(groups) > n:
+        a, b = max(combinations(groups, 2), key=strength)
+        groups = [group for group in groups if group is not a and group is not b] + [a + b]
+    return groups
+
+# %% ../nbs/09_discover.ipynb #914da941
+def best_join(
+    weights:np.ndarray, # (P, P) between pieces, of sum one
+    groups:list[list[int]], # one more than there are to be
+    shares:Tensor|str, # as in `cut_worth`
+)->tuple[float, list[list[int]]]: # what it is worth, and the groups
+    "Join the two groups that it pays most to join."
+    member = np.array([np.isin(np.arange(len(weights)), group) for group in groups], dtype=float)
+    between = member @ weights @ member.T
+    sizes, pairs = between.sum(1), [*combinations(range(len(groups)), 2)]
+    worth = cut_worth(between.trace() + 2 * np.array([between[pair] for pair in pairs]),
+                      np.array([[*np.delete(sizes, pair), sizes[[*pair]].sum()] for pair in pairs]), shares)
+    a, b = pairs[best := int(worth.argmax())]
+    return float(worth[best]), [group for i, group in enumerate(groups) if i not in (a, b)] + [groups[a] + groups[b]]
+
+# %% ../nbs/09_discover.ipynb #b84d6c09
+def group_pieces(
+    weights:np.ndarray, # (P, P) between pieces
+    n_groups:int, # K, at most P
+    shares:Tensor|str, # as in `cut_worth`
+)->np.ndarray: # (P,) int64 group of each piece
+    "Group pieces so that splitting one group and joining two no longer pays."
+    weights = weights / weights.sum()
+    def splits(group): return [join(weights, group, 2), *([[i], [j for j in group if j != i]] for i in group)] if len(group) > 1 else []
+    def changes(): return ([g for g in groups if g is not group] + parts for group in groups for parts in splits(group))
+    groups, worth = join(weights, range(len(weights)), n_groups), -math.inf
+    while (best := max((best_join(weights, more, shares) for more in changes()), key=lambda found: found[0], default=(worth,)))[0] > worth + 1e-9:
+        worth, groups = best
+    found = np.empty(len(weights), dtype=np.int64)
+    for k, group in enumerate(groups): found[group] = k
+    return found
+
+# %% ../nbs/09_discover.ipynb #e2784c6a
+def unequal_cuts(
+    graph, # (N, N) symmetric scipy sparse weights, each point with an edge
+    n_clusters:int, # K
+    shares:Tensor|str, # as in `cut_worth`
+    seed:int=0, # of k-means
+)->list[Partition]:
+    "Cut a graph into small pieces and group them, in three ways."
+    N, K, tried = graph.shape[0], n_clusters, []
+    degrees = np.asarray(graph.sum(1)).ravel()
+    modes = spectral_embedding(graph, min(3 * K, N - 1))
+    for n_modes, n_pieces in ((2 * K, 4 * K), (3 * K, 4 * K), (3 * K, 6 * K)):
+        n_modes, n_pieces = min(n_modes, modes.shape[1]), min(n_pieces, max(K, N // 4))
+        piece = np.eye(n_pieces)[cuts(graph, modes, n_pieces, [n_modes], seed)[0].labels]
+        groups = group_pieces(piece.T @ (graph @ piece), K, shares)
+        labels = refine(graph, groups[piece.argmax(1)], K, prior=0)
+        member = np.eye(K)[labels]
+        inside = (member * (graph @ member)).sum() / degrees.sum()
+        tried.append(Partition(float(cut_worth(inside, degrees @ member / degrees.sum(), shares)), n_modes, labels))
+    return tried
 
 # %% ../nbs/09_discover.ipynb #c9fc5138
 def neighbour_votes(
@@ -292,7 +369,7 @@ def discover_images(
     generator:torch.Generator, # chooses the images of the graph
     n:int=10_000, # images in the graph
     n_central:int=4, # most central images wanted of each cluster
-    pixels:bool=True, # add the graph of the blurred images to that of the codes
+    pixels:bool=True, # add the graph of the blurred images to that of the codes, unless shares are given
     before:Tensor|None=None, # (N,) clusters found earlier, whose numbers are kept as far as they are the same
     shares:Tensor|str|None=None, # of the clusters, as `class_shares` gives them; None: equal
 )->Clusters: # on the device of the images
@@ -300,7 +377,7 @@ def discover_images(
     device = images.pixels.device
     codes = torch.cat([embed(to_float(p)) for p in images.pixels.split(2000)])
     some = torch.randperm(len(images), generator=generator)[:n].to(device)
-    others = (blurred_pixels(to_float(images.pixels[some])).cpu(),) if pixels else ()
+    others = (blurred_pixels(to_float(images.pixels[some])).cpu(),) if pixels and shares is None else ()
     found = discover(codes[some].cpu(), n_clusters, n_central=n_central, others=others, shares=shares)
     unit, known = project(codes), found.labels.to(device)
     labels = nearest_labels(unit, unit[some], known)

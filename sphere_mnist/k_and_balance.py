@@ -46,11 +46,11 @@ def choose_k(
     def cut_all(where):
         graph = sum(neighbour_graph(z[where]) for z in rows)
         modes = spectral_embedding(graph, min(ks[-1] + 2, len(where) - 1))
-        return [max(cuts(graph, modes, k, range(k - 1, min(k + 3, modes.shape[1] + 1)), seed), key=lambda cut: cut.modularity) for k in ks]
+        return [max(cuts(graph, modes, k, range(k - 1, min(k + 3, modes.shape[1] + 1)), seed), key=lambda cut: cut.score) for k in ks]
     full = cut_all(torch.arange(len(some)))
     chosen = [torch.randperm(len(some), generator=generator)[:max(ks[-1] + 2, round(.7*len(some)))] for _ in range(parts)]
     again = [[ari(cut.labels, whole.labels[where]) for cut, whole in zip(cut_all(where), full)] for where in chosen]
-    scores = dict(modularity=[cut.modularity for cut in full],
+    scores = dict(modularity=[cut.score for cut in full],
                   silhouette=[float(silhouette_score(rows[0], cut.labels, metric='cosine')) for cut in full],
                   stability=np.mean(again, 0).tolist())
     return decide(ks, scores)
