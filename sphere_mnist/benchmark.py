@@ -6,8 +6,8 @@
 __all__ = ['CLUSTPY', 'PACKAGES', 'PEERS', 'rows_of', 'kmeans', 'mixture', 'pca_gmm', 'umap_codes', 'umap_gmm',
            'density_clusters', 'umap_hdbscan', 'rounds_within', 'clustpy', 'layouts_of_n2d', 'poisson', 'own_system',
            'Peer', 'missing', 'find_peer', 'gigaflops', 'peak_mib', 'conditions', 'measure', 'bench_arguments',
-           'check_bench', 'list_peers', 'in_own_process', 'work', 'bench', 'read_rows', 'summary', 'leaderboard',
-           'benchmark_figure', 'label_heights', 'grown', 'clocks', 'Timed', 'growth']
+           'check_bench', 'list_peers', 'in_own_process', 'work', 'bench', 'summary', 'leaderboard', 'benchmark_figure',
+           'label_heights', 'grown', 'clocks', 'Timed', 'growth']
 
 # %% ../nbs/52_benchmark.ipynb #177e6b33
 import contextlib, importlib.metadata, importlib.util, io, json, math, os, signal, subprocess, sys, time, warnings
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from jsonargparse import ArgumentParser, Namespace
 from .augment import make_warp, warp_images
-from .cli import SYSTEMS, append_row, provenance, system_class
+from .cli import SYSTEMS, append_row, provenance, read_rows, system_class
 from .data import Images, InputError, choose, exemplar_indices, load_images, to_float
 from .discover import blurred_pixels, nearest_labels, neighbour_graph
 from .evaluation import assign_all, clusters_used, scores
@@ -350,17 +350,6 @@ def bench(
     print(', '.join(f'{k} {row[k]:.4g}' if isinstance(row[k], float) else f'{k} {row[k]}' for k in shown if k in row))
     if args.ledger: append_row(Path(args.ledger), row)
     return row
-
-# %% ../nbs/52_benchmark.ipynb #371f855f
-def read_rows(
-    path:Path, # a ledger
-)->list[dict]: # none where there is no such file
-    "The rows of a ledger."
-    rows = []
-    for number, line in enumerate(Path(path).read_text().splitlines() if Path(path).exists() else [], 1):
-        try: rows.append(json.loads(line))
-        except ValueError: raise InputError(f'line {number} of {path} is no row, perhaps because its writing was cut off: remove that line') from None
-    return rows
 
 # %% ../nbs/52_benchmark.ipynb #35f89dcb
 def summary(

@@ -417,6 +417,16 @@ def test_a_ledger_row_knows_its_overrides_and_no_paths(tmp_path):
     assert row['weights'] == {'cluster': 0} and str(tmp_path) not in json.dumps(row)
 
 
+def test_a_card_knows_the_runs_of_other_seeds_in_the_ledger(tmp_path, capsys):
+    for seed, epochs in ((0, 0), (1, 0), (2, 1)):
+        assert cli.main(['cluster', *TINY, '--epochs', str(epochs), '--seed', str(seed), '--ledger', 'l.jsonl', '--out', f'run{seed}']) == 0
+    assert [' of 2' in Path(f'run{seed}/README.md').read_text() for seed in range(3)] == [False, True, False]
+    with open('l.jsonl', 'a') as f: f.write('{"torn": ')
+    capsys.readouterr()
+    assert cli.main(['cluster', *TINY, '--ledger', 'l.jsonl', '--out', 'refused']) == 2
+    assert 'line 4 of l.jsonl is no row' in only_line(capsys) and not Path('refused').exists()
+
+
 def test_a_system_is_told_its_settings(capsys):
     said = ['--system', 'gumbel', '--data', 'digits', '--preset', 'published', '--epochs', '1', '--batch-size', '64', '--lr', '[2e-3,0,linear]',
             '--hidden', '32', '--estimator', 'straight_through', '--temperature', '[1,.5,exponential]', '--exact-kl', 'true']
