@@ -54,10 +54,11 @@ def mixture(
     others:np.ndarray, # (M, D) to label
     n_clusters:int,
     seed:int,
+    starts:int=5, # of which the likeliest is kept
 )->Tensor: # (M,) int64
-    "The components of a Gaussian mixture with full covariances, the likeliest of five starts."
+    "The components of a Gaussian mixture with full covariances."
     from sklearn.mixture import GaussianMixture
-    fitted = GaussianMixture(n_clusters, n_init=5, random_state=seed).fit(codes)
+    fitted = GaussianMixture(n_clusters, n_init=starts, random_state=seed).fit(codes)
     return torch.from_numpy(fitted.predict(others)).long()
 
 # %% ../nbs/52_benchmark.ipynb #e1ca100c
@@ -152,7 +153,7 @@ def clustpy(
     rounds = rounds_within(partial(fit, **layouts[0]), rows, share*budget - (time.perf_counter() - began))
     fitted = fit(rows, rounds, **layouts[1])
     if name == 'N2D':
-        labels = mixture(fitted.manifold_.embedding_, fitted.manifold_.transform(fitted.transform(others)), images.n_classes, seed)
+        labels = mixture(fitted.manifold_.embedding_, fitted.manifold_.transform(fitted.transform(others)), images.n_classes, seed, 1)
     else: labels = torch.from_numpy(fitted.predict(others)).long()
     return labels, dict(epochs=epochs(rounds)[:1 if name == 'N2D' else 2])
 
