@@ -8,7 +8,7 @@ __all__ = ['SYSTEMS', 'EXAMPLES', 'RUN', 'SHELLS', 'COMMANDS', 'EXITS', 'FILES',
            'add_quiet', 'cluster_parser', 'embed_parser', 'panel_parser', 'bench_parser', 'evaluate_parser',
            'name_parser', 'draws_parser', 'choose_k_parser', 'predict_parser', 'export_parser', 'demo_parser',
            'info_parser', 'completion_parser', 'parser', 'in_short', 'near', 'chosen_settings', 'known_words',
-           'completion_script', 'completion', 'located', 'chosen_exemplars', 'run_folder', 'start_folder',
+           'completion_script', 'completion', 'located', 'chosen_exemplars', 'unborn', 'run_folder', 'start_folder',
            'read_config', 'resumed', 'check_common', 'check_arguments', 'told', 'load_split', 'step_seconds',
            'estimate', 'cluster', 'stage_maker', 'train_and_finish', 'announce', 'all_scores', 'seconds_alive',
            'seconds_trained', 'finish', 'write_all', 'picture_names', 'answers', 'write_rows', 'write_result',
@@ -35,7 +35,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 import sphere_mnist
 from .augment import WARPS, make_warp
 from .data import (NAMES, PHOTOS, Images, InputError, data_places, exemplar_indices, find_raw, list_pictures, load_exemplars,
-                               load_images, long_tail, load_pictures, to_float)
+                               load_images, long_tail, load_pictures, to_float, twice)
 from .evaluation import assign_all, confusion, contingency, embed_all, evaluating, match_clusters
 from .evaluation import evaluate as evaluate_system
 from .models import choose_precision
@@ -332,11 +332,12 @@ def parser(
 # %% ../nbs/51_cli.ipynb #52cfbb7b
 def in_short(
     complaint:str, # of the parser
-    command:str|None=None, # that it is about
+    words:list[str]=(), # of the command line
 )->str:
     "What the parser complains about, in one sentence."
     key, value = re.search(r'Parser key "([\w.]+)', complaint), re.search(r'(?:Given|Got) value: (.*)', complaint)
-    asked = [command] if command in COMMANDS else [*COMMANDS]
+    command = next((word for word in words if word in COMMANDS), None)
+    asked = [command] if command else [*COMMANDS]
     known = ['--' + k.replace('_', '-') for name in asked for k in COMMANDS[name][0]().get_defaults().keys()]
     if key and value:
         kinds = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", complaint))
@@ -344,6 +345,9 @@ def in_short(
         wanted = ' or '.join(words.get(k, k) for k in kinds if k != 'NoneType')
         return f'--{key[1].replace("_", "-")} {value[1]}: give {wanted or "another value"}.'
     first = ' '.join(complaint.split()).rstrip('.')
+    if unread := re.match(r'(?:Problems parsing|Unexpected) config: (.*)', first):
+        file = re.search(r'--config[ =](\S+)', ' '.join(words))
+        return f'{file[1] if file else "The file of settings"} cannot be read as settings ({unread[1]}): give a YAML file such as the config.yaml of a run.'
     if odd := re.match(r'unrecognized arguments: (--[\w-]+)', first):
         return f'There is no argument {odd[1]}: did you mean {near(odd[1], known)}? See sphere_mnist {command or "cluster"} --help.'
     first = re.sub(rf'\b({"|".join(COMMANDS)})\.', '', first.replace('Parser key', 'argument'))
@@ -433,7 +437,7 @@ def chosen_exemplars(
     if given and draw is not None: raise InputError(f'--draw {draw} and --exemplars both choose exemplars: give one of them.')
     if given and all('=' in e for e in given):
         pairs = [e.split('=', 1) for e in given]
-        if len(dict(pairs)) < len(pairs): raise InputError('Two exemplars have the same name: give one picture per class.')
+        if len(dict(pairs)) < len(pairs): raise InputError(f'Two exemplars are named {twice(name for name, _ in pairs)!r}: give one picture for each class.')
         return load_exemplars(dict(pairs), images), None, None
     if draw is None: draw = 'none' if images.labels is None else 'published'
     if isinstance(draw, str) and draw not in ('published', 'none', 'medoid'):
@@ -447,6 +451,13 @@ def chosen_exemplars(
     indices = exemplar_indices(images.labels, where, images.n_classes)
     return images[indices], indices.tolist(), None if given else draw
 
+# %% ../nbs/51_cli.ipynb #38525367
+def unborn(
+    folder:Path,
+)->bool:
+    "Whether a folder holds nothing but what a run left that was killed before its settings were there."
+    return folder.is_dir() and all(re.fullmatch(r'\.config\.yaml\.\d+', f.name) for f in folder.iterdir())
+
 # %% ../nbs/51_cli.ipynb #49a93a2b
 def run_folder(
     args:Namespace, # of `cluster`
@@ -454,7 +465,8 @@ def run_folder(
     "The folder asked for, or the next free name under runs/."
     if args.out is not None:
         folder = Path(args.out)
-        if os.path.lexists(folder): raise InputError(f'The run folder {folder} exists already: add --resume, or choose another --out.')
+        if os.path.lexists(folder) and not unborn(folder):
+            raise InputError(f'The run folder {folder} exists already: add --resume, or choose another --out.')
         return folder
     stem = f'{args.system}-{args.preset}-{Path(args.data).stem}'
     return next(f for i in range(1, sys.maxsize) if not os.path.lexists(f := Path('runs', f'{stem}-{i}')))
@@ -471,7 +483,7 @@ def start_folder(
     above = [p for p in (folder, *folder.parents) if not os.path.lexists(p)]
     config = {k: v for k, v in args.as_dict().items() if k not in APART and (v is not None or k not in all_settings())}
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=unborn(folder))
         write_whole(folder/'config.yaml', lambda f: f.write_text(yaml.safe_dump(config, sort_keys=False)))
     except BaseException as e:
         for p in above:
@@ -486,7 +498,7 @@ def read_config(
     "The settings that a run was started with."
     try: config = yaml.safe_load((folder/'config.yaml').read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f'{folder} is not a run folder: it has no config.yaml.') from None
+        raise InputError(f'{folder} is not a run folder: it has no config.yaml; give the folder of a run, or start a new one.') from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError): config = None
     try:
         if not {'system', 'preset', 'data', 'split', 'seed'} <= config.keys(): raise AttributeError
@@ -702,9 +714,8 @@ def finish(
     "Write everything that comes after training, print the table, and append to the ledger."
     for line in run_figures(system, scored, folder): print(line)
     result |= dict(seconds=round(seconds_alive() + before, 1), epochs=epochs, threads=torch.get_num_threads())
-    row = result | chosen_settings(args) | {k: args[k] for k in OVERRIDES if args[k] not in (None, {})}
-    write_all(folder, system, scored, result, args, runs_beside(read_rows(args.ledger), row) if args.ledger else ())
-    if args.ledger: append_row(Path(args.ledger), row | provenance())
+    overrides = chosen_settings(args) | {k: args[k] for k in OVERRIDES if args[k] not in (None, {})}
+    write_all(folder, system, scored, result, args, result | overrides | provenance() if args.ledger else None)
     return result
 
 # %% ../nbs/51_cli.ipynb #c38797c2
@@ -714,17 +725,19 @@ def write_all(
     scored:Images,
     result:dict, # scores
     args:Namespace, # settings of the run
-    others:list[dict]=(), # results of runs with other seeds, for the card
+    row:dict|None=None, # for the ledger, if any
 ):
-    "Write clusters.csv, report.html, result.json and the model's card, and print the table."
+    "Write clusters.csv, report.html, the model's card, the row of the ledger and result.json, and print the table."
     from sphere_mnist.report import write_report
     from sphere_mnist.share import write_card
     lines = StringIO()
     write_rows(lines, answers(picture_names(args.data, scored), assign_all(system, scored), system))
     write_whole(folder/'clusters.csv', lambda f: f.write_text(lines.getvalue()))
     write_report(folder, system, scored, result, args)
+    others = runs_beside(read_rows(args.ledger), row) if row else ()
+    write_card(folder, others, result)
+    if row: append_row(Path(args.ledger), row)
     write_result(folder, result)
-    write_card(folder, others)
     print(table(result))
 
 # %% ../nbs/51_cli.ipynb #7ce68883
@@ -964,7 +977,7 @@ def load_run(
     damaged = InputError(f'{folder}/config.json is damaged or missing: restore it, or train again.')
     try: saved = json.loads((folder/'config.json').read_text())['system']
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError): raise damaged from None
-    if saved != config.system: raise InputError(f'{folder} holds a {saved!r} system, but its config.yaml says {config.system!r}.')
+    if saved != config.system: raise InputError(f'{folder} holds a {saved!r} system, but its config.yaml says {config.system!r}: restore what was changed, or train again.')
     try: system = system_class(saved).from_pretrained(str(folder.resolve()))
     except InputError: raise
     except (TypeError, ValueError, KeyError, RuntimeError): raise damaged from None
@@ -1226,7 +1239,7 @@ def main(
             with silent(said[said.command].get('quiet', False)): command(said[said.command])
             sys.stdout.flush()
             return 0
-    except ArgumentError as e: return stop(2, in_short(str(e), next((w for w in (sys.argv[1:] if args is None else args) if w in COMMANDS), None)))
+    except ArgumentError as e: return stop(2, in_short(str(e), sys.argv[1:] if args is None else args))
     except InputError as e: return stop(2, e)
     except UnicodeError as e: return stop(2, f'A name or a file is not text in UTF-8 ({e.reason}): rename it, or give another.')
     except RecursionError: return stop(2, 'What was given is nested too deeply: give a file that sphere_mnist wrote.')
@@ -1248,7 +1261,7 @@ def stopped_by(
             word, status = ('terminated', 143) if isinstance(e, Terminated) else ('interrupted', 130)
             return stop(status, word if getattr(e, '__notes__', ()) else f'{word}; nothing was written.', e)
         case RuntimeError() if 'memory' not in str(e): raise e
-    return stop(1, 'Not enough memory: use fewer or smaller images, or --encoder small.', e)
+    return stop(1, 'Not enough memory: use fewer or smaller images, or where a network is trained --encoder small.', e)
 
 # %% ../nbs/51_cli.ipynb #6077d9d7
 def stop(

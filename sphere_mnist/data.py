@@ -9,7 +9,8 @@ __all__ = ['RAW', 'RAW_FILES', 'failed_downloads', 'PHOTOS', 'SUFFIXES', 'NAMES'
            'find_files', 'read_checked', 'load_svhn', 'read_cifar', 'load_photos', 'make_arcs', 'as_tensor',
            'as_pixels', 'class_order', 'as_labels', 'open_picture', 'read_picture', 'fit_to', 'common_size',
            'picture_size', 'is_grey', 'load_pictures', 'list_pictures', 'load_folder', 'load_array_file', 'from_arrays',
-           'divide', 'long_tail', 'load_named', 'load_images', 'check_positions', 'exemplar_indices', 'load_exemplars']
+           'divide', 'long_tail', 'load_named', 'load_images', 'check_positions', 'exemplar_indices', 'twice',
+           'load_exemplars']
 
 # %% ../nbs/00_data.ipynb #59f9755d
 import difflib, gzip, math, os, pickle, queue, socket, threading, time, warnings, zlib
@@ -21,6 +22,7 @@ from tempfile import TemporaryDirectory
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 import numpy as np
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -422,8 +424,8 @@ def as_labels(labels, # integers (-1: unlabelled) or names, (N,)
     if y.ndim == 2 and y.shape[1] == 1: y = y[:, 0]
     if y.ndim != 1 or not len(y): raise InputError(f'labels of shape {y.shape}: give one for each image')
     if y.dtype.kind in 'OUS':
-        if not all(isinstance(v, str) for v in y.tolist()):
-            raise InputError('labels mix names and other things: give integers or strings')
+        if odd := [v for v in y.tolist() if not isinstance(v, str)]:
+            raise InputError(f'labels such as {odd[0]!r} are neither names nor small integers: give integers from 0, or strings')
         classes = class_order(y.tolist())
         number = {name: k for k, name in enumerate(classes)}
         return torch.tensor([number[name] for name in y.tolist()]), classes
@@ -585,7 +587,12 @@ def load_array_file(path:str|os.PathLike, # .npy or .npz
         found = np.load(path, mmap_mode='r', allow_pickle=False) # an .npy file stays on the disk: it may be larger than the memory
         arrays = {'x': found}
         if hasattr(found, 'files'):
-            with found: arrays = {k.lower(): found[k] for k in found.files}
+            with found:
+                size, free = sum(entry.file_size for entry in found.zip.infolist()), psutil.virtual_memory().available
+                if size > free:
+                    raise InputError(f'{path} unpacks to {size/1e9:.1f} GB, but {free/1e9:.1f} GB are free: save its images as .npy, which stay on the disk')
+                arrays = {k.lower(): found[k] for k in found.files}
+    except InputError: raise
     except Exception as e: # zipfile, zlib, EOFError, ValueError, OSError, MemoryError: a damaged file can raise any
         raise InputError(f'{path} cannot be read as a NumPy file without pickled objects ({e}): save it again with np.save or np.savez') from e
     keyed = {'x_train', 'x_test'} <= arrays.keys()
@@ -736,6 +743,13 @@ def exemplar_indices(labels:Tensor|None, # int64 (N,), -1 where unlabelled
         return torch.tensor([int(generator.choice(m)) for m in members])
     return check_positions(draw, y, len(classes))
 
+# %% ../nbs/00_data.ipynb #4d60e94e
+def twice(names, # some of which are the same
+         )->str:
+    "The first name that comes a second time."
+    names = [*names]
+    return next(name for i, name in enumerate(names) if name in names[:i])
+
 # %% ../nbs/00_data.ipynb #1c710417
 def load_exemplars(pictures:dict, # class name -> picture file
                    like:Images, # the images they are exemplars for
@@ -746,7 +760,7 @@ def load_exemplars(pictures:dict, # class name -> picture file
     if like.is_features or like.shape[0] not in (1, 3):
         raise InputError(f'pictures cannot be exemplars of {like.shape} data: give positions instead')
     files = {str(name): path for name, path in pictures.items()}
-    if len(files) < len(pictures): raise InputError('two exemplars have the same name: give one for each class')
+    if len(files) < len(pictures): raise InputError(f'two exemplars are named {twice(map(str, pictures))!r}: give one for each class')
     classes = like.classes + tuple(name for name in files if name not in like.classes)
     names = sorted(files, key=classes.index)
     pixels = load_pictures([files[name] for name in names], like.shape[1:], like.shape[0])

@@ -377,7 +377,8 @@ def discover_images(
     device = images.pixels.device
     codes = torch.cat([embed(to_float(p)) for p in images.pixels.split(2000)])
     some = torch.randperm(len(images), generator=generator)[:n].to(device)
-    others = (blurred_pixels(to_float(images.pixels[some])).cpu(),) if pixels and shares is None else ()
+    blurred = [blurred_pixels(to_float(p)).cpu() for p in images.pixels[some].split(1000)] if pixels and shares is None else []
+    others = (torch.cat(blurred),) if blurred else ()
     found = discover(codes[some].cpu(), n_clusters, n_central=n_central, others=others, shares=shares)
     unit, known = project(codes), found.labels.to(device)
     labels = nearest_labels(unit, unit[some], known)

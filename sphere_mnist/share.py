@@ -113,10 +113,11 @@ def model_card(
 def write_card(
     folder, # of a finished run
     rows:list[dict]=(), # of other runs with the same settings
+    result:dict|None=None, # of this run; that of its result.json when not given
 )->Path: # the README
     "Write the model card of a run."
     folder = Path(folder)
-    text = str(model_card(load_system(folder), [read_result(folder), *rows]))
+    text = str(model_card(load_system(folder), [result or read_result(folder), *rows]))
     write_whole(folder/'README.md', lambda f: f.write_text(text))
     return folder/'README.md'
 

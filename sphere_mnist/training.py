@@ -528,7 +528,7 @@ def claimed(
         except OSError: pass # a disk without locks
         HELD.add(own)
         for file in [*folder.glob('.*'), *folder.glob('figures/.*')]:
-            left = re.fullmatch(r'\.[\w-]+\.(?:jsonl?|safetensors|png|gif|md)\.(\d+)', file.name) # as `write_whole` calls it
+            left = re.fullmatch(r'\.[\w-]+\.(?:jsonl?|safetensors|png|gif|md|csv|html|yaml)\.(\d+)', file.name) # as `write_whole` calls it
             if left and not alive(int(left[1])): file.unlink(missing_ok=True)
         yield
     finally:

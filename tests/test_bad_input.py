@@ -123,11 +123,22 @@ def listing():
     return {p: (s.st_size, s.st_mtime_ns) for p in [Path(), *sorted(Path().rglob('*'))] if (s := p.lstat())}
 
 
+REMEDY = re.compile(r'(?:[:;,.] |\b(?:or|and|so|then) )(?:add|ask|bring|call|check|choose|convert|copy|delete|fill|give|go|install|keep|leave|load|lower|make'
+                    r'|name|number|put|remove|rename|replace|rescale|reshape|resize|restore|resume|save|scale|see|sort|start|train|try|use|wait)\b|did you mean', re.I)
+VALUE = re.compile(r"""\d|["'/]\w|\w\.\w|--\w|\barguments?:? \w|\b(?:nan|inf|None|True)\b|\[\]|shape \(""", re.I) # a number, a word quoted, a path, an argument
+NO_VALUE = ('no pictures', 'no exemplars', 'exemplars need labels', 'y and pictures both', 'array has no labels', # nothing was given, or two things
+            'such a tensor', 'an array of object', 'the images differ in shape', 'labels differ in length', 'These weights belong to another') # too much
+OF_SKLEARN = ('Found array with', 'X has', "dtype='numeric'", 'Complex data', 'Sparse data', 'Input X contains') # its own sentences
+
+
 def sentence(text, fragment):
-    "One sentence that says what, and what to do."
+    "One sentence that says what is wrong, with its value, and what to do."
     assert fragment in text, text
     assert '\n' not in text and 20 < len(text) < 700, text
-    assert re.search(r'[:;,.] ?\w', text), text
+    text = text.removeprefix('sphere_mnist: ')
+    if text.startswith(OF_SKLEARN): return
+    assert REMEDY.search(text), text
+    assert text.startswith(NO_VALUE) or VALUE.search(text) or any(os.path.lexists(word.strip('(),:;.')) for word in text.split()), text
 
 
 def refused(call, fragment, kind=InputError):
@@ -174,13 +185,15 @@ LOADING = dict( # name -> what is loaded, a fragment of the sentence
     huge_integers=(lambda: load_images(np.full((2, 8, 8), 2**63, np.uint64)), 'integers in 0 to 255'),
     an_image_and_an_image=(lambda: load_images((PIXELS, PIXELS)), 'labels of shape'),
     labels_too_few=(lambda: load_images((PIXELS, Y[:5])), '5 labels for 24 images'),
-    labels_none=(lambda: load_images((PIXELS, [None]*24)), 'mix names'),
+    labels_none=(lambda: load_images((PIXELS, [None]*24)), 'such as None are neither'),
     labels_nan=(lambda: load_images((PIXELS, [np.nan]*24)), 'are not classes'),
     labels_infinite=(lambda: load_images((PIXELS, [np.inf]*24)), 'number the classes from 0'),
     labels_fractions=(lambda: load_images((PIXELS, Y + .5)), 'are not classes'),
     labels_negative=(lambda: load_images((PIXELS, Y - 2)), 'number the classes from 0'),
     labels_huge=(lambda: load_images((PIXELS, Y + 10**9)), 'number the classes from 0'),
     labels_beyond_64_bits=(lambda: load_images((PIXELS, [10**30]*24)), 'labels'),
+    labels_one_beyond_64_bits=(lambda: load_images((PIXELS, [0]*23 + [10**30])), 'labels'),
+    labels_beyond_64_bits_as_float=(lambda: load_images((PIXELS, np.full(24, 1e30))), 'labels run from 1e+30 to 1e+30: number the classes from 0'),
     labels_complex=(lambda: load_images((PIXELS, Y*1j)), 'are not classes'),
     labels_dates=(lambda: load_images((PIXELS, Y.astype('M8[s]'))), 'are not classes'),
     labels_ragged=(lambda: load_images((PIXELS, [[1], [1, 2]]*12)), 'labels'),
@@ -256,7 +269,7 @@ LOADING = dict( # name -> what is loaded, a fragment of the sentence
     draw_empty=(lambda: exemplar_indices(torch.tensor(Y), []), 'draw []'),
     pictures_none=(lambda: load_exemplars({}, load_images(PIXELS)), 'no exemplars'),
     pictures_list=(lambda: load_exemplars(['good/a/0.png'], load_images(PIXELS)), 'no exemplars'),
-    pictures_same_name=(lambda: load_exemplars({1: 'good/a/0.png', '1': 'good/a/1.png'}, load_images(PIXELS)), 'same name'),
+    pictures_same_name=(lambda: load_exemplars({1: 'good/a/0.png', '1': 'good/a/1.png'}, load_images(PIXELS)), "named '1'"),
     pictures_of_features=(lambda: load_exemplars(dict(a='good/a/0.png'), load_images(ROWS)), 'give positions'),
     pictures_folder=(lambda: load_exemplars(dict(a='good'), load_images(PIXELS)), 'good cannot be read'),
     pictures_no_path=(lambda: load_exemplars(dict(a=3.5), load_images(PIXELS)), '3.5 cannot be read'),
@@ -299,6 +312,7 @@ ESTIMATING = dict(
     y_nan=(fit(y=[np.nan]*24), 'y holds nan'),
     y_infinite=(fit(y=[np.inf]*24), 'y holds inf'),
     y_none=(fit(y=[None]*24), 'y holds None'),
+    y_beyond_64_bits=(fit(y=[0]*23 + [10**30]), 'y holds'),
     y_fractions=(fit(y=Y + .5), 'y holds'),
     y_complex=(fit(y=Y + 1j), 'y holds'),
     y_mixed=(fit(y=np.array(['a', 1]*12, object)), 'mixes names and numbers'),
@@ -425,7 +439,7 @@ COMMANDS = {
     'cluster --data whole.npz --device cuda:99': 'is not available',
     'cluster --data whole.npz --ledger good': 'good',
     'cluster --data whole.npz --exemplars a=': 'cannot be read as a picture',
-    'cluster --data whole.npz --exemplars a=good/a/0.png a=good/a/1.png': 'same name',
+    'cluster --data whole.npz --exemplars a=good/a/0.png a=good/a/1.png': "named 'a'",
     'cluster --data whole.npz --exemplars 0 0 1': 'has 2 exemplars',
     'cluster --data whole.npz --exemplars 0 1 -5': 'outside the data',
     'cluster --data whole.npz --draw 1.5': "no draw '1.5'",
@@ -675,6 +689,27 @@ def test_a_link_to_a_picture_elsewhere_is_that_picture(here):
     Path('linked').mkdir()
     for n in range(2): Path(f'linked/{n}.png').symlink_to(Path(f'good/a/{n}.png').resolve())
     assert torch.equal(load_images('linked').pixels[:, 0], torch.from_numpy(PIXELS[:2]))
+
+
+def test_a_link_to_a_class_folder_elsewhere_is_that_folder(here):
+    Path('linked').mkdir()
+    for k in 'ab': Path('linked', k).symlink_to(Path('good', k).resolve())
+    Path('good/a/more').symlink_to(Path('broken').resolve()) # links to folders further below are not followed
+    Path('good/a/round').symlink_to(Path('good').resolve())
+    images = load_images('linked')
+    assert images.classes == ('a', 'b') and images.labels.tolist() == [0]*3 + [1]*3
+    assert torch.equal(images.pixels, load_images('good').pixels)
+
+
+@pytest.mark.parametrize('shape', [(10**8, 8, 8), (10**9, 8, 8), (10**12, 8, 8), (10**18, 8, 8)])
+def test_a_small_archive_that_declares_a_huge_array(shape, here):
+    "Refused before its 6 gigabytes, or more, are touched."
+    import resource, time, zipfile
+    with zipfile.ZipFile('huge.npz', 'w', zipfile.ZIP_DEFLATED) as archive: archive.writestr('x.npy', npy_header(shape) + bytes(2**22))
+    assert os.path.getsize('huge.npz') < 10_000
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(lambda: load_images('huge.npz'), 'huge.npz cannot be read as a NumPy file')
+    assert time.perf_counter() - began < 10 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18 # KB
 
 
 # Whatever it is, it loads or is refused in one sentence

@@ -531,7 +531,7 @@ def test_quiet_says_what_goes_wrong_and_nothing_else(finished, capfd):
     assert capfd.readouterr() == ('', '')
     assert cli.main(['cluster', '--resume', '--out', 'run', '--quiet']) == 0 and capfd.readouterr() == ('', '')
     assert cli.main(['evaluate', 'nowhere', '--quiet']) == 2
-    assert capfd.readouterr() == ('', 'sphere_mnist: nowhere is not a run folder: it has no config.yaml.\n')
+    assert capfd.readouterr() == ('', 'sphere_mnist: nowhere is not a run folder: it has no config.yaml; give the folder of a run, or start a new one.\n')
     assert 'quiet' not in Path('run/config.yaml').read_text()
 
 

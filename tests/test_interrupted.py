@@ -8,6 +8,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 from torch import nn
 from sphere_mnist import cli, training
 from sphere_mnist.data import InputError, exemplar_indices, load_images, to_float
@@ -84,12 +86,13 @@ def ended(process):
 
 @contextlib.contextmanager
 def changes_of_the_disk(at=None):
-    "Count what changes the disk; at the given change die, with half of the file on the disk where it was to be forced there."
-    done, names = [0], ('fsync', 'replace', 'mkdir', 'unlink', 'rmdir')
+    "List what changes the disk; at the given change, a number or a name, die, with half of the file on the disk where it was to be forced there."
+    done, names = [], ('fsync', 'replace', 'mkdir', 'unlink', 'rmdir')
     def watched(name, call):
         def change(*args, **kw):
-            done[0] += 1
-            if done[0] == at:
+            file = os.readlink(f'/proc/self/fd/{args[0]}') if name == 'fsync' else str(args[0])
+            done.append(f"{name} {os.path.basename(file).strip('.').removesuffix(f'.{os.getpid()}')}")
+            if at in (len(done), done[-1]):
                 if name == 'fsync': os.truncate(f'/proc/self/fd/{args[0]}', os.fstat(args[0]).st_size//2)
                 os.kill(os.getpid(), signal.SIGKILL)
             return call(*args, **kw)
@@ -100,7 +103,7 @@ def changes_of_the_disk(at=None):
 def attempt(name, folder, at=None, count=None):
     "Train, or go on; to be killed at a change of the disk, or to count them."
     with changes_of_the_disk(at) as done: train(stages(name), digits(), folder, resume=True, **QUIET)
-    if count: count.write_text(str(done[0]))
+    if count: count.write_text(str(len(done)))
 
 
 def whole(folder):
@@ -158,6 +161,67 @@ def signalled(name, folder, number, seed):
     status, said = ended(process), lines(folder/'errors')
     resumed = ended(forked(lambda: command('cluster', '--resume', '--out', out)))
     return dict(status=status, said=said, resumed=resumed, same=bits(out) == bits(folder/'unbroken'), left=left_over(out))
+
+
+def unreadable(folder):
+    "The files of a run that do not read as what their names say; what starts with a dot has no name yet."
+    def picture(file):
+        with Image.open(file) as opened: opened.load()
+    def page(file): assert file.read_text().rstrip().endswith('</html>')
+    def card(file): assert yaml.safe_load(file.read_text().split('---')[1])
+    def rows(file): assert len({line.count(',') for line in file.read_text().splitlines()}) == 1
+    readers = {'.json': lambda f: json.loads(f.read_text()), '.jsonl': lambda f: [*map(json.loads, f.read_text().splitlines())], '.md': card, '.csv': rows,
+               '.yaml': lambda f: dict(yaml.safe_load(f.read_text())), '.safetensors': read_tensors, '.png': picture, '.gif': picture, '.html': page}
+    found = []
+    for file in folder.rglob('[!.]*.*'):
+        if not file.is_file() or '.writing' in file.parts or file.suffix == '.pt': continue
+        try: readers[file.suffix](file)
+        except Exception as e: found.append(f'{file.relative_to(folder)}: {e!r}')
+    return found
+
+
+def result(folder):
+    "What the command line has made, without its seconds and the texts that say them."
+    texts = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in (folder/'clusters.csv', *(folder/'figures').iterdir())}
+    said = json.loads((folder/'result.json').read_text())
+    return bits(folder), texts, {k: v for k, v in said.items() if k != 'seconds'}
+
+
+def a_command(folder, out):
+    "The words of a small run that writes everything."
+    np.savez(folder/'digits.npz', x_train=digits().pixels[:, 0].numpy(), y_train=digits().labels.numpy(),
+             x_test=digits().pixels[::3, 0].numpy(), y_test=digits().labels[::3].numpy())
+    return ['cluster', '--data', str(folder/'digits.npz'), '--epochs', '3', '--width', '4', '--dim', '8', '--device', 'cpu',
+            '--precision', 'float32', '--quiet', '--out', str(out)]
+
+
+def the_whole_command(words, at=None, errors=os.devnull, changes=None):
+    "The command line in this process, figures and page included; to be killed at a change of the disk, or to list them."
+    with open(errors, 'w') as f, contextlib.redirect_stderr(f), changes_of_the_disk(at) as done: status = cli.main(words)
+    if changes: changes.write_text('\n'.join(done))
+    return status
+
+
+def killed_command(folder, seed=0):
+    "Kill the command line from its first file to its last, at a random change of the disk in each part, and let it go on."
+    random, again = np.random.default_rng(seed), lambda out: ['cluster', '--quiet', '--resume', '--out', str(out)]
+    assert ended(forked(lambda: the_whole_command(a_command(folder, folder/'unbroken'), changes=folder/'changes'))) == 0
+    changes, out = (folder/'changes').read_text().splitlines(), folder/'run'
+    began, trained, named = (changes.index(name) for name in ('unlink config.yaml', 'mkdir figures', 'unlink result.json'))
+    early = int(random.integers(1, began + 1)) # before there is a config.yaml
+    parts = np.array_split(changes[trained:named], 3)
+    moments = [int(random.integers(began + 1, trained//2)), int(random.integers(1, trained//3)), *map(str, map(random.choice, parts)),
+               'fsync report.html', 'fsync README.md']
+    def kill(words, at):
+        assert ended(forked(lambda: the_whole_command(words, at))) == -signal.SIGKILL, at
+        assert not unreadable(out), (at, unreadable(out))
+    kill(a_command(folder, out), early)
+    nothing = ended(forked(lambda: the_whole_command(again(out), errors=folder/'errors')))
+    shutil.rmtree(out, ignore_errors=True)
+    for i, at in enumerate(moments): kill(again(out) if i else a_command(folder, out), at)
+    assert ended(forked(lambda: the_whole_command(again(out)))) == 0
+    return dict(kills=[early, *moments], nothing=nothing, said=lines(folder/'errors'), torn=unreadable(out), same=result(out) == result(folder/'unbroken'),
+                left=left_over(out), lacking=sorted({f.name for f in (folder/'unbroken').iterdir()} - {f.name for f in out.iterdir()}))
 
 
 def small_disk(folder, size, again=False):
@@ -259,8 +323,16 @@ def at_once(folder):
                 same=bits(folder/'run') == bits(folder/'unbroken'))
 
 
+def forks_of_the_command(folder):
+    "The command line alone."
+    import matplotlib.backends.backend_agg, seaborn, sklearn.manifold, torch._dynamo, accelerate, sphere_mnist.report, sphere_mnist.share # noqa: F401
+    digits()
+    said = dict(threads=len(os.listdir('/proc/self/task'))) | killed_command(folder)
+    (folder/'said.json').write_text(json.dumps(said))
+
+
 def all_forks(folder):
-    "Everything, one after the other; what the tests look at goes to `said.json`."
+    "Everything else, one after the other; what the tests look at goes to `said.json`."
     import torch._dynamo, accelerate, sklearn.cluster, sklearn.datasets, scipy.sparse.linalg, scipy.optimize, psutil, sphere_mnist.share # noqa: F401
     from sphere_mnist import gmvae, gumbel, margins, mixem, simclr, spherical # noqa: F401
     digits()
@@ -279,13 +351,24 @@ def all_forks(folder):
 
 # ---- what the tests look at
 
-@pytest.fixture(scope='module')
-def said(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('interrupted')
-    paths = dict(PYTHONPATH=str(Path(training.__file__).parent.parent), OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', TQDM_DISABLE='1')
-    done = subprocess.run([sys.executable, __file__, str(folder)], env={**os.environ, **paths}, capture_output=True, text=True, timeout=550)
+PATHS = dict(PYTHONPATH=str(Path(training.__file__).parent.parent), OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', TQDM_DISABLE='1')
+
+
+def in_one_process(folder, *what):
+    "This file in a process that forks the runs; what it said."
+    done = subprocess.run([sys.executable, __file__, str(folder), *what], env={**os.environ, **PATHS}, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return json.loads((folder/'said.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def said(tmp_path_factory): return in_one_process(tmp_path_factory.mktemp('interrupted'))
+
+
+@pytest.fixture(scope='module')
+def commanded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('commanded')
+    return folder, in_one_process(folder, 'command')
 
 
 @pytest.mark.parametrize('name', RUNS)
@@ -330,6 +413,38 @@ def test_a_second_run_in_the_same_folder_is_refused(said):
     assert not found['again'] and found['same'] # the lock died with its process
 
 
+def test_a_killed_command_ends_with_the_same_result(commanded):
+    _, found = commanded # in which nothing was torn after any kill
+    assert len(found['kills']) == 8 and 'fsync report.html' in found['kills'] and found['threads'] == 1
+    assert found['same'] and not found['torn'], found
+
+
+def test_what_has_no_settings_yet_is_started_again(commanded):
+    _, found = commanded # it was killed as it wrote its config.yaml
+    assert found['nothing'] == 2 and len(found['said']) == 1 and 'is not a run folder: it has no config.yaml' in found['said'][0]
+
+
+def test_a_killed_command_leaves_no_hidden_file(commanded): assert not commanded[1]['left'], commanded[1]['left']
+
+
+def test_a_command_killed_at_its_card_writes_it_when_it_goes_on(commanded): assert not commanded[1]['lacking']
+
+
+def test_a_killed_process_of_the_command_line(commanded, tmp_path):
+    "As it is called: the program, killed by the clock."
+    folder, _ = commanded
+    program, run = [sys.executable, '-c', 'import sys; from sphere_mnist.cli import main; sys.exit(main())'], tmp_path/'run'
+    took = (folder/'unbroken/README.md').stat().st_mtime - (folder/'unbroken/config.yaml').stat().st_mtime
+    quiet = dict(env={**os.environ, **PATHS}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*program, *a_command(tmp_path, run)], **quiet)
+    while not (run/'config.yaml').exists() and process.poll() is None: time.sleep(.01)
+    time.sleep(np.random.default_rng().uniform(0, took))
+    process.kill()
+    assert process.wait() in (0, -signal.SIGKILL) and not unreadable(run)
+    assert subprocess.run([*program, 'cluster', '--quiet', '--resume', '--out', run], **quiet, timeout=300).returncode == 0
+    assert result(run) == result(folder/'unbroken') and not unreadable(run)
+
+
 @pytest.fixture(scope='module')
 def stopped(tmp_path_factory):
     "A run interrupted in its third epoch, with a best epoch in its checkpoint."
@@ -369,4 +484,4 @@ def test_weights_know_their_checksum(harm, tmp_path):
     with pytest.raises(InputError, match='is damaged'): read_tensors(tmp_path/'model.safetensors')
 
 
-if __name__ == '__main__': all_forks(Path(sys.argv[1]))
+if __name__ == '__main__': (forks_of_the_command if sys.argv[2:] else all_forks)(Path(sys.argv[1]))

@@ -1,5 +1,5 @@
 """Memory: flat over steps and fits, and data that are larger than it."""
-import gc, json, os, subprocess, sys
+import ctypes, gc, json, os, subprocess, sys
 from pathlib import Path
 import numpy as np
 import pytest
@@ -45,12 +45,27 @@ def test_memory_is_flat_over_20_fits():
     assert max(seen[5:]) - seen[4] < ALLOWED, seen
 
 
-LARGE = '''
-import json, resource, sys
+LIMIT = '''
+import ctypes, gc, json, resource, sys
+from dataclasses import replace
 import numpy as np, torch
 from sphere_mnist.data import load_images
-from sphere_mnist.training import Stage, System, train
+from sphere_mnist.spherical import Spherical
+from sphere_mnist.training import Stage, System, preset_stages, train
 
+QUIET = dict(device='cpu', precision='float32', progress=False)
+
+def limit(megabytes, size):
+    "Let this process have so much more memory, in which `size` bytes find no place."
+    gc.collect(), ctypes.CDLL(None).malloc_trim(0) # what lies idle at the end of the heap would be room beyond the limit
+    data = next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmData'))*1024
+    most = data + megabytes*2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (most, -1))
+    try: np.zeros(size, np.uint8)
+    except MemoryError: return most
+    sys.exit('the limit does not hold')
+'''
+LARGE = LIMIT + '''
 class Corner(System):
     "Learns the mean of a corner: as little as a system can do with each image."
     name = 'corner'
@@ -61,30 +76,46 @@ class Corner(System):
         self.seen += len(batch)
         return dict(corner=(batch.images[:, 0, :2, :2].flatten(1).float()/255 - self.mean).square().mean())
 
-train([Stage(Corner(), dict(corner=1), 1, batch_size=64)], load_images('digits'), device='cpu', progress=False) # imports what it needs
-data = next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmData'))*1024
-limit = data + 200*2**20
-resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-try: np.zeros(2**28, np.uint8)
-except MemoryError: pass
-else: sys.exit('the limit does not hold')
+class Counting(Spherical):
+    "Counts its images."
+    seen = 0
+    def terms(self, batch, progress):
+        self.seen += len(batch)
+        return super().terms(batch, progress)
+
+def one_epoch(images):
+    stage, = preset_stages(Counting, 'published', images, n_clusters=3, epochs=1, encoder='small', width=2)
+    return train([stage], images, **QUIET)
+
+one_epoch(load_images(load_images('mnist5k').pixels[:1500])) # imports what it needs
 images = load_images(sys.argv[1])
+some = replace(images, pixels=images.pixels[-int(sys.argv[2]):]) # a part of the file
+limit(64, some.pixels.numel())
+spherical = one_epoch(some)
+most = limit(200, images.pixels.numel())
 system = Corner()
-train([Stage(system, dict(corner=1), 1, batch_size=20_000)], images, device='cpu', progress=False)
-print(json.dumps(dict(limit=limit, seen=system.seen, size=images.pixels.numel(), mean=system.mean.tolist())))
+train([Stage(system, dict(corner=1), 1, batch_size=20_000)], images, **QUIET)
+print(json.dumps(dict(limit=most, seen=system.seen, size=images.pixels.numel(), mean=system.mean.tolist(), spherical=spherical.seen,
+                      finite=all(bool(p.isfinite().all()) for p in spherical.parameters()))))
 '''
 
 
+def in_little_memory(program, *args):
+    "What a program says that limits its own memory."
+    said = subprocess.run([sys.executable, '-c', program, *map(str, args)], capture_output=True, text=True,
+                          env=os.environ | dict(OMP_NUM_THREADS='1', MALLOC_ARENA_MAX='2'))
+    assert said.returncode == 0, said.stderr[-2000:]
+    return said.stdout
+
+
 def test_an_array_larger_than_memory_is_trained_on(tmp_path):
-    shape = (2_200_000, 28, 28)
+    shape, n = (2_200_000, 28, 28), 100_000
     array = np.lib.format.open_memmap(tmp_path/'large.npy', 'w+', np.uint8, shape) # sparse: it takes no place on the disk
     array[-1] = 255
     del array
-    said = subprocess.run([sys.executable, '-c', LARGE, str(tmp_path/'large.npy')], capture_output=True, text=True,
-                          env=os.environ | dict(OMP_NUM_THREADS='1', MALLOC_ARENA_MAX='2'))
-    assert said.returncode == 0, said.stderr[-2000:]
-    found = json.loads(said.stdout.splitlines()[-1])
+    found = json.loads(in_little_memory(LARGE, tmp_path/'large.npy', n).splitlines()[-1])
     assert found['seen'] == shape[0] and found['size'] > found['limit']
+    assert found['spherical'] == n and found['finite'] # the real system, with as many images as its limit cannot hold
 
 
 @pytest.mark.parametrize('kind, shape', [(np.uint8, (5, 9, 8)), (np.uint8, (5, 3, 9, 8)), (np.uint8, (5, 9, 8, 3)), (np.float32, (5, 4))])
@@ -130,6 +161,34 @@ def test_a_folder_is_predicted_in_parts(many, monkeypatch, tmp_path, capsys):
     assert cli.main(['predict', 'many', '--run', 'run']) == 0 and sizes == [1000, 1000, 498]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == 'picture,label,confidence,cluster' and len(lines) == 2499
+
+
+def peak(call):
+    "Megabytes of this process at the highest while it was called, above those before."
+    gc.collect(), ctypes.CDLL(None).malloc_trim(0) # or it would find room in what lies idle
+    before = megabytes('VmRSS')
+    Path('/proc/self/clear_refs').write_text('5') # the highest is now
+    call()
+    return megabytes('VmHWM') - before
+
+
+def test_the_memory_of_a_prediction_does_not_grow_with_the_folder(tmp_path, monkeypatch, capsys):
+    size, few, many = 96, tmp_path/'few', tmp_path/'many'
+    for folder, n in ((few, 2000), (many, 12_000)):
+        folder.mkdir()
+        for k in range(2):
+            Image.fromarray(np.full((size, size), 200*k, np.uint8)).save(folder/f'{k}.png')
+            for i in range(k + 2, n, 2): os.link(folder/f'{k}.png', folder/f'{i}.png')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, 'run_figures', lambda *args, **kw: [])
+    np.savez('x.npz', x=np.random.default_rng(0).integers(0, 256, (12, size, size), dtype=np.uint8))
+    assert cli.main('cluster --data x.npz --clusters 3 --epochs 0 --dim 4 --width 2 --device cpu --out run'.split()) == 0
+    def predict(folder): assert cli.main(['predict', str(folder), '--run', 'run']) == 0
+    predict(few)
+    of_few, of_many, others = peak(lambda: predict(few)), peak(lambda: predict(many)), 10_000*size**2/2**20
+    assert len(capsys.readouterr().out.splitlines()) > 16_000
+    assert peak(lambda: np.ones(2**26, np.uint8)) > 60 # so the test can fail
+    assert of_many - of_few < .7*others, (of_few, of_many) # than the other pictures take as bytes, let alone as floats
 
 
 @pytest.mark.skipif(not os.environ.get('SPHERE_MNIST_SLOW'), reason='takes a quarter of an hour: SPHERE_MNIST_SLOW=1 runs it')

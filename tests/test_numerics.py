@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from sphere_mnist import centers, discover, gmvae, gumbel, losses, margins, mixem, simclr, sphere
 from sphere_mnist.cli import SYSTEMS, system_class
 from sphere_mnist.data import exemplar_indices, load_images
+from sphere_mnist.spherical import Spherical
 from sphere_mnist.training import Batch, preset_stages
 
 N, D, K = 6, 4, 3
@@ -50,6 +51,14 @@ def decay(x):
     return simclr.weight_decay(module)
 
 
+def of_spherical(term, e, e_warped):
+    "A term of Spherical itself, with given codes in the place of its encoder's, and centres that stay."
+    system, codes = Spherical((D,), K, D, 'mlp', warp='none', together=False), iter([e, e_warped, e]) # the last are those of the prototypes
+    system.groups = system.found = LABELS
+    system.encode, system.centers = lambda x: next(codes), lambda mode: UNIT['random'][::2].to(e)
+    return system.terms(Batch(torch.zeros(N, D), torch.arange(N), (term,)), .5)[term]
+
+
 both = two(UNIT)
 margined = {f'{name}-{w}': (v, CODES[w]) for name, v in CODES.items() for w in ('random', 'zero', 'coincident')}
 # term -> function of float tensors, its corners by name; the first, random one is that of the differences
@@ -60,6 +69,8 @@ TERMS = dict(
     cluster=(lambda a, b, c: losses.cluster_loss(a, b, c[:K]), {k: (*v, v[0]) for k, v in both.items()}),
     contrast=(discover.contrast_loss, both),
     contrast_cold=(lambda a, b: discover.contrast_loss(a, b, .01), both),
+    exemplar=(lambda x: of_spherical('exemplar', x, x), one(UNIT)),
+    discovered=(lambda a, b: of_spherical('discovered', a, b), both),
     balance=(discover.balance_loss, one(LOGITS)),
     sharpness=(discover.sharpness_loss, one(LOGITS)),
     consistency=(discover.consistency_loss, two(LOGITS)),
@@ -152,6 +163,16 @@ def test_gradients_that_are_not_that_of_the_value():
     expected = (x.softmax(1) - (y/.5).softmax(1))/(2*N)
     torch.testing.assert_close(gradient(lambda x: discover.consistency_loss(x, y), x), expected)
     torch.testing.assert_close(gradient(decay, x), x)
+
+
+def test_centres_get_no_gradient_of_the_exemplars():
+    codes, system = sphere.project(seeded(3*N, D)).double().requires_grad_(), Spherical((D,), K, D, 'mlp', warp='none')
+    system.prototypes, system.groups, system.encode = torch.zeros(N, D), LABELS, lambda x: codes # of two views and the prototypes
+    value = system.terms(Batch(torch.zeros(N, D), torch.arange(N), ('exemplar',)), .5)['exemplar']
+    prototypes = codes.detach()[2*N:]
+    means = centers.group_centers(prototypes, LABELS, K)
+    expected = system.kappa*((system.kappa*prototypes @ means.T).softmax(1) - F.one_hot(LABELS, K)) @ means/N # as if they were constants
+    torch.testing.assert_close(torch.autograd.grad(value, codes)[0], torch.cat([torch.zeros(2*N, D), expected]))
 
 
 @pytest.fixture(scope='module')

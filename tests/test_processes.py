@@ -2,7 +2,7 @@
 
 `python tests/test_processes.py cost` prints what the second process brings or costs on this machine.
 """
-import copy, json, os, subprocess, sys, tempfile, time
+import copy, json, os, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 from unittest import mock
 import pytest
@@ -158,6 +158,7 @@ def forbidden(*args, **kw): raise AssertionError('a process that is not the firs
 
 def both_processes(folder):
     "Everything that takes two processes; what the tests look at goes to `folder`."
+    warnings.filterwarnings('error', module='sphere_mnist') # as in every test
     accelerator = training.processes(training.choose_device(DEVICE))
     rank, quiet = accelerator.process_index, dict(device=DEVICE, precision='float32', progress=False)
     images = digits()
@@ -187,7 +188,7 @@ def both_processes(folder):
 def torchrun(n, *args, **env):
     "This file in `n` processes."
     call = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(n), __file__, *map(str, args)]
-    paths = dict(PYTHONPATH=str(Path(training.__file__).parent.parent), OMP_NUM_THREADS='1', TQDM_DISABLE='1', PYTHONWARNINGS='ignore')
+    paths = dict(PYTHONPATH=str(Path(training.__file__).parent.parent), OMP_NUM_THREADS='1', TQDM_DISABLE='1')
     done = subprocess.run(call, env={**os.environ, **paths, **env}, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

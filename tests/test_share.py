@@ -68,6 +68,19 @@ def test_saved_and_loaded_by_its_name(pair, tmp_path):
     assert sorted(f.name for f in tmp_path.iterdir()) == ['README.md', 'config.json', 'model.safetensors']
 
 
+@pytest.mark.parametrize('prior', ['uniform', 'estimated', [.7, .3]])
+def test_what_is_known_of_the_sizes_survives(prior, tmp_path):
+    system, images = Spherical((1, 28, 28), n_clusters=2, prior=prior, width=2).eval(), load_images('mnist5k', 'test')[range(0, 1000, 50)]
+    system.start(images, None, torch.Generator().manual_seed(0))
+    system.save_pretrained(tmp_path)
+    loaded = share.load_system(tmp_path)
+    if isinstance(prior, str): assert loaded.shares == system.shares == (None if prior == 'uniform' else prior)
+    else: assert loaded.shares.tolist() == system.shares.tolist() == [.3, .7] and loaded.shares.device.type == 'cpu'
+    loaded.found = system.found = torch.tensor([0, 0, 1])
+    assert loaded.wanted() is None if prior == 'uniform' else torch.equal(loaded.wanted(), system.wanted())
+    assert torch.equal(assign_all(loaded, images), assign_all(system, images))
+
+
 class Trap:
     "A pickle that leaves a file where it is loaded."
     def __init__(self, path): self.path = path
