@@ -216,7 +216,7 @@ def prepare(name):
     if name == 'files':
         Path('file').write_text('x')
         Path('empty').mkdir()
-        Path('taken').mkdir()
+        Path('taken').mkdir(); Path('taken/notes.txt').touch()
         Path('text').mkdir(); Path('text/a.png').write_text('no picture')
         Path('build.yaml').write_text('data: !!python/object/apply:os.system ["touch built"]\n')
         Path('unknown.yaml').write_text('datta: digits\n')
