@@ -217,7 +217,6 @@ def killed_command(folder, seed=0):
         assert not unreadable(out), (at, unreadable(out))
     kill(a_command(folder, out), early)
     nothing = ended(forked(lambda: the_whole_command(again(out), errors=folder/'errors')))
-    shutil.rmtree(out, ignore_errors=True)
     for i, at in enumerate(moments): kill(again(out) if i else a_command(folder, out), at)
     assert ended(forked(lambda: the_whole_command(again(out)))) == 0
     return dict(kills=[early, *moments], nothing=nothing, said=lines(folder/'errors'), torn=unreadable(out), same=result(out) == result(folder/'unbroken'),
