@@ -78,7 +78,7 @@ FILL = -1. # the background, and what comes in from beyond the edge
 
 def warp_images(
     images:Tensor, # (N, C, H, W), floats in [-1, 1], any device
-    theta:Tensor, # (N, 2, 3), as `affine_matrices` makes them, or (N, 2, 20) with bends and strokes, as `Warp.draw` does
+    theta:Tensor, # (N, 2, 3), as `affine_matrices` makes them, or (N, 2, 20) with bends, strokes and light, as `Warp.draw` does
 )->Tensor: # (N, C, H, W) in [-1, 1]
     "Move the content of each image by its own matrix, with bilinear interpolation and background beyond the edge."
     if images.ndim != 4 or not images.is_floating_point():
@@ -95,8 +95,10 @@ def warp_images(
     weights = torch.cat([inverse, 2 * theta[:, :, 3:-1]], 2)
     with unmixed(images.device): places = weights @ place_functions(H, W, device=images.device, dtype=images.dtype)[:weights.shape[2]]
     grid = places.unflatten(2, (H, W)).permute(0, 2, 3, 1)
-    warped = F.grid_sample(images - FILL, grid, align_corners=False).add_(FILL)
-    return warped if theta.shape[2] == 3 else change_strokes(warped, theta[:, 0, -1])
+    warped = F.grid_sample(images - FILL, grid, align_corners=False)
+    if theta.shape[2] == 3: return warped.add_(FILL)
+    stroke, light = theta[:, :, -1].T
+    return change_strokes((warped * (1 + light).view(-1, 1, 1, 1)).clamp_max_(1 - FILL).add_(FILL), stroke)
 
 # %% ../nbs/02_augment.ipynb #1f05993f
 RANGES = 'degrees', 'shift_x', 'shift_y', 'scale', 'shear_x', 'shear_y'
@@ -125,27 +127,29 @@ class Warp:
     flip:float = 0. # probability of mirroring left and right
     bend:float = 0. # most that a node of a bend moves, fraction of the side
     stroke:float = 0. # most that strokes get thicker or thinner, pixels on each side, 0 to 1
+    light:float = 0. # most that an image gets brighter or darker, as a share of what stands out from the background
 
     def __post_init__(self):
         for name in RANGES: object.__setattr__(self, name, _checked_range(name, getattr(self, name)))
         if not (isinstance(self.flip, (int, float)) and 0 <= self.flip <= 1):
             raise InputError(f'flip is a probability, got {self.flip!r}: give a number from 0 to 1')
-        for name in ('bend', 'stroke'):
+        for name in ('bend', 'stroke', 'light'):
             if not (isinstance(getattr(self, name), (int, float)) and 0 <= getattr(self, name) <= 1):
                 raise InputError(f'{name} is {getattr(self, name)!r}: give a number from 0 to 1')
 
     def draw(self,
         n:int, # images
         generator:torch.Generator=None, # CPU generator, for repeatability
-    )->Tensor: # (n, 2, 3), or (n, 2, 20) where it bends or thickens, on the CPU, for `warp_images`
-        "Draw one matrix per image, and the bends and the stroke beside it."
-        more = 2 * NODES**2 + 1 if self.bend or self.stroke else 0
+    )->Tensor: # (n, 2, 3), or (n, 2, 20) where it does more than move, on the CPU, for `warp_images`
+        "Draw one matrix per image, and the bends, the stroke and the light beside it."
+        more = 2 * NODES**2 + 1 + bool(self.light) if self.bend or self.stroke or self.light else 0
         u, last = torch.rand(n, len(RANGES) + 1 + more, generator=generator), len(RANGES)
         low, high = torch.tensor([getattr(self, name) for name in RANGES]).T
         theta = affine_matrices(*(low + (high - low) * u[:, :last]).T, u[:, last] < self.flip)
         if not more: return theta
         u = 2 * u[:, last + 1:] - 1
-        return torch.cat([theta, self.bend * u[:, :-1].view(n, 2, NODES**2), self.stroke * u[:, -1:].expand(n, 2)[..., None]], 2)
+        bends, last_two = self.bend * u[:, :2 * NODES**2].view(n, 2, NODES**2), (self.stroke * u[:, 2 * NODES**2], self.light * u[:, -1])
+        return torch.cat([theta, bends, torch.stack(last_two, 1)[..., None]], 2)
 
     def __call__(self,
         images:Tensor, # (N, C, H, W), floats in [-1, 1]
@@ -165,6 +169,7 @@ WARPS = dict(
     digits_wide=Warp(degrees=(-18, 18), shift_x=(-.1, .1), shift_y=(-.1, .1), scale=(.85, 1.15)),
     handwriting=Warp(degrees=(-12, 12), shift_x=(-.08, .08), shift_y=(-.08, .08), scale=(.88, 1.12), shear_x=(-15, 15), bend=.05, stroke=.7),
     handwriting_wide=Warp(degrees=(-18, 18), shift_x=(-.1, .1), shift_y=(-.1, .1), scale=(.85, 1.15), shear_x=(-15, 15), bend=.05, stroke=.7),
+    clothes=Warp(shift_x=(-.1, .1), shift_y=(-.1, .1), scale=(1, 1.4), flip=.5, light=.4),
 )
 
 # %% ../nbs/02_augment.ipynb #18f93346

@@ -140,5 +140,7 @@ CONTRAST = dict(weights=dict(contrast=1), steps=350, lr=[5e-3, 0, 'linear'], bat
 Spherical.presets = dict(
     fast=dict(system={}, stages=[dict(CONTRAST, epochs=2), dict(GROW, epochs=1), dict(GROW, epochs=2)]),
     quick=dict(system={}, stages=[dict(CONTRAST, epochs=1, steps=200), dict(GROW, epochs=1)]),
+    fashion=dict(system=dict(warp='clothes', pixel_graph=False), stages=[
+        dict(CONTRAST, epochs=2), *[dict(GROW, epochs=epochs, settings=dict(warp='clothes')) for epochs in (1, 2)]]),
     published=published_preset(feature=.01, reconstruction=1, cluster=.01),
     readme=published_preset(feature=.01, reconstruction=.01, cluster=1))
