@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .data import Images, InputError, choose, to_float
-from .discover import balance_loss, contrast_loss, sharpness_loss
+from .discover import balance_loss, contrast_loss, discover_images, sharpness_loss
 from .evaluation import ari, embed_all, evaluating, hungarian_acc, nmi, usage_entropy
 from .figures import PALETTE, cluster_colors
 from .models import Network, autocast
@@ -134,12 +134,11 @@ class MixEm(SimCLR):
             raise InputError(f'{self.init_from} has another backbone than this run: give both the same encoder, dim, width and '
                              f'kind of images ({e})') from None
 
-    def group(self, images, generator):
-        "Let k-means say where some images start."
-        some, _, labels = self.kmeans(images, generator)
-        self.found = torch.full((len(images),), -1)
-        self.found[some] = labels
-        self.found = self.found.to(images.pixels.device)
+    def discover(self, images, generator, n=10_000):
+        "Find the clusters of all images on the graph of `n`, by the directions of the features from their mean."
+        some = torch.randperm(len(images), generator=generator)[:1000].to(images.pixels.device)
+        mean = self.features(to_float(images.pixels[some])).mean(0)
+        self.found = discover_images(lambda x: self.features(x) - mean, images, self.n_clusters, generator, n, pixels=False).labels
 
     def terms(self, batch, progress):
         K, wanted = self.n_clusters, batch.terms
@@ -155,7 +154,7 @@ class MixEm(SimCLR):
             sharpness=lambda: sum(sharpness_loss(a) for a, _, _ in views),
             pull=lambda: sum(pull_loss(z, c, K, self.dummies) for _, z, c in views),
             push=lambda: sum(push_loss(z, c, K, self.dummies) for _, z, c in views),
-            discovered=lambda: F.cross_entropy(a, self.found[batch.positions].repeat(2), ignore_index=-1, reduction='sum')/len(a),
+            discovered=lambda: F.cross_entropy(a, self.found[batch.positions].repeat(2)),
             decay=lambda: weight_decay(self))
         if self.training: self.usage.lerp_(torch.cat([a1, a2]).detach().softmax(1).mean(0), .01)
         return {name: terms[name]() for name in wanted}
@@ -179,7 +178,7 @@ class MixEm(SimCLR):
 
 # %% ../nbs/31_mixem.ipynb #691a7ff9
 MIXTURE = dict(contrast=1, balance=2, pimax=.1, pull=.1, push=.05)
-GROW = dict(CPU_RUN, weights=dict(MIXTURE, discovered=[3, 0, 'linear']), prepare='group', lr=[4e-3, 0, 'linear'])
+GROW = dict(CPU_RUN, weights=dict(MIXTURE, discovered=3), prepare='discover', lr=[4e-3, 0, 'linear'])
 MixEm.presets = dict(
     mnist=dict(system=dict(augment='handwriting', temperature=.2), stages=[dict(CPU_RUN, epochs=2), dict(GROW, epochs=3)]),
     fashion=dict(system=dict(augment='gentle', temperature=.2), stages=[dict(CPU_RUN, epochs=4), dict(GROW, epochs=3)]),
