@@ -21,9 +21,8 @@ from jsonargparse import ArgumentParser, Namespace
 from .augment import make_warp, warp_images
 from .cli import SYSTEMS, append_row, provenance, read_rows, system_class
 from .data import Images, InputError, choose, exemplar_indices, load_images, to_float
-from .discover import blurred_pixels, nearest_labels, neighbour_graph
+from .discover import blurred_pixels, nearest_labels, neighbour_graph, poisson_learning
 from .evaluation import assign_all, clusters_used, scores
-from .exemplars import poisson_learning
 from .sphere import project
 from .spherical import Spherical
 from .training import counted, preset_stages, train, train_again

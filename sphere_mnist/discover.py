@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['contrast_loss', 'neighbour_weights', 'nearest', 'neighbour_graph', 'modularity', 'spectral_embedding', 'fill_empty',
-           'refine', 'Partition', 'Discovery', 'most_central', 'cuts', 'discover', 'blurred_pixels', 'class_shares',
-           'wanted_shares', 'cut_worth', 'join', 'best_join', 'group_pieces', 'unequal_cuts', 'neighbour_votes',
-           'nearest_labels', 'Clusters', 'discover_images', 'balance_loss', 'sharpness_loss', 'consistency_loss',
-           'NamedSystem']
+           'refine', 'Partition', 'Discovery', 'most_central', 'cuts', 'discover', 'blurred_pixels', 'poisson_learning',
+           'anchored_cut', 'class_shares', 'wanted_shares', 'cut_worth', 'join', 'best_join', 'group_pieces',
+           'unequal_cuts', 'neighbour_votes', 'nearest_labels', 'Clusters', 'discover_images', 'balance_loss',
+           'sharpness_loss', 'consistency_loss', 'NamedSystem']
 
 # %% ../nbs/09_discover.ipynb #e02352ce
 import math, warnings
@@ -165,7 +165,7 @@ class Discovery(NamedTuple):
     "The clusters that `discover` found."
     labels: Tensor # (N,) int64 cluster of each point
     central: Tensor # (K, n_central) int64 positions of each cluster's most central points, nearest first
-    score: float # of `labels`
+    score: float # of `labels`; around anchors, the modularity
     tried: list # of `Partition`, by number of modes
 
 # %% ../nbs/09_discover.ipynb #c9000fb3
@@ -211,18 +211,24 @@ def discover(
     n_central:int=8, # most central points wanted of each cluster
     others:tuple=(), # further descriptions (N, E) of the same points, whose graphs are added
     shares:Tensor|str|None=None, # of the clusters, as `class_shares` gives them; None: equal
-)->Discovery:
-    "Cut the neighbour graph of the codes where, of some cuts, the score is highest."
-    n = len(codes)
+    anchors:Tensor|None=None, # (M,) int64 cluster of each of the last M points, every one of the K; None: unknown
+)->Discovery: # of the points before the anchors
+    "Cut the neighbour graph of the codes where, of some cuts, the score is highest, or around anchors that it does not tell apart."
+    n = len(codes) - (0 if anchors is None else len(anchors))
     if not 1 <= n_clusters <= n: raise InputError(f'{n_clusters} clusters of {n} points: ask for 1 to {n}')
     graph = sum(neighbour_graph(z) for z in (codes, *others))
     if shares is None:
-        modes = spectral_embedding(graph, min(n_clusters + 5, n - 1))
-        tried = cuts(graph, modes, n_clusters, range(min(n_clusters, n - 1), modes.shape[1] + 1), seed)
+        modes = spectral_embedding(graph, min(n_clusters + 5, len(codes) - 1))
+        tried = cuts(graph, modes, n_clusters, range(min(n_clusters, len(codes) - 1), modes.shape[1] + 1), seed)
     else: tried = unequal_cuts(graph, n_clusters, shares, seed)
-    best = max(tried, key=lambda cut: cut.score)
-    central = most_central(project(codes.detach().cpu().float()), best.labels, n_central)
-    return Discovery(best.labels, central, best.score, tried)
+    score, _, labels = max(tried, key=lambda cut: cut.score)
+    if anchors is not None:
+        if not len(torch.stack([labels[n:], anchors]).unique(dim=1).T) == len(labels[n:].unique()) == n_clusters:
+            labels = anchored_cut(graph, torch.arange(n, len(codes)), anchors, prior=.5 if shares is None else 0)
+            score = modularity(graph, labels)
+        labels = torch.from_numpy(fill_empty(labels[:n].numpy(), np.zeros((n, n_clusters)))) # an anchor may have been alone
+    central = most_central(project(codes[:n].detach().cpu().float()), labels, n_central)
+    return Discovery(labels, central, score, tried)
 
 # %% ../nbs/09_discover.ipynb #a6e5da5f
 def blurred_pixels(
@@ -230,6 +236,41 @@ def blurred_pixels(
 )->Tensor: # (N, C*ceil(H/2)*ceil(W/2)), background 0; features as they are
     "Every second pixel's mean with its eight neighbours."
     return images if images.ndim == 2 else F.avg_pool2d(images + 1, 3, 2, 1).flatten(1)
+
+# %% ../nbs/09_discover.ipynb #bb0a758b
+def poisson_learning(
+    graph, # (N, N) symmetric scipy sparse weights, each point with an edge
+    positions:Tensor, # (M,) int64: the labelled points
+    labels:Tensor, # (M,) int64 class of each
+    n_classes:int|None=None, # C; up to the largest label when not given
+    tolerance:float=1e-5, # of the solution, relative
+)->Tensor: # (N, C) float64 score of each class; the class of a point is the largest, all zero where no label reaches
+    "Spread a few labels over a graph."
+    from scipy.sparse import diags
+    from scipy.sparse.linalg import LinearOperator, cg
+    positions, labels = (np.asarray(v) for v in (positions, labels))
+    if len(positions) != len(labels) or not len(labels):
+        raise InputError(f'{len(positions)} labelled points have {len(labels)} labels: give one or more, and a label for each')
+    onehot = np.eye(max(n_classes or 0, labels.max() + 1))[labels]
+    source = np.zeros((graph.shape[0], onehot.shape[1]))
+    np.add.at(source, positions, onehot - onehot.mean(0))
+    degrees = np.asarray(graph.sum(1)).ravel()
+    A, shape = diags((1 + 1e-6)*degrees) - graph, source.shape
+    solver = LinearOperator((source.size,)*2, lambda u: (A @ u.reshape(shape)).ravel(), dtype=float)
+    scaled = LinearOperator((source.size,)*2, lambda u: (u.reshape(shape)/degrees[:, None]).ravel(), dtype=float)
+    u, _ = cg(solver, source.ravel(), rtol=tolerance, maxiter=1000, M=scaled)
+    return torch.from_numpy(u.reshape(shape))
+
+# %% ../nbs/09_discover.ipynb #25961dd3
+def anchored_cut(
+    graph, # (N, N) symmetric scipy sparse weights, each point with an edge
+    positions:Tensor, # (M,) int64: points whose cluster is known
+    clusters:Tensor, # (M,) int64 cluster of each, every one of the K
+    prior:float=.5, # say of equal sizes, as in `refine`
+)->Tensor: # (N,) int64, every cluster in use
+    "Cut a graph from some points of each cluster."
+    scores = poisson_learning(graph, positions, clusters, tolerance=1e-4).numpy()
+    return refine(graph, fill_empty(scores.argmax(1), scores), scores.shape[1], prior)
 
 # %% ../nbs/09_discover.ipynb #ed41dc26
 def class_shares(
@@ -372,14 +413,18 @@ def discover_images(
     pixels:bool=True, # add the graph of the blurred images to that of the codes, unless shares are given
     before:Tensor|None=None, # (N,) clusters found earlier, whose numbers are kept as far as they are the same
     shares:Tensor|str|None=None, # of the clusters, as `class_shares` gives them; None: equal
+    anchors:tuple[Tensor, Tensor]|None=None, # pixels (M, ...) of images whose clusters (M,) are known, of each cluster one or more
 )->Clusters: # on the device of the images
     "Embed the images, cut the graph of some, and pass the labels on to all."
     device = images.pixels.device
     codes = torch.cat([embed(to_float(p)) for p in images.pixels.split(2000)])
     some = torch.randperm(len(images), generator=generator)[:n].to(device)
-    blurred = [blurred_pixels(to_float(p)).cpu() for p in images.pixels[some].split(1000)] if pixels and shares is None else []
+    inside, z, groups = images.pixels[some], codes[some], None
+    if anchors is not None:
+        inside, z, groups = torch.cat([inside, anchors[0]]), torch.cat([z, embed(to_float(anchors[0]))]), anchors[1].cpu()
+    blurred = [blurred_pixels(to_float(p)).cpu() for p in inside.split(1000)] if pixels and shares is None else []
     others = (torch.cat(blurred),) if blurred else ()
-    found = discover(codes[some].cpu(), n_clusters, n_central=n_central, others=others, shares=shares)
+    found = discover(z.cpu(), n_clusters, n_central=n_central, others=others, shares=shares, anchors=groups)
     unit, known = project(codes), found.labels.to(device)
     labels = nearest_labels(unit, unit[some], known)
     labels[some] = known

@@ -35,12 +35,13 @@ class Spherical(NamedSystem):
         together:bool=True, # one forward for two warped views and the prototypes; False: three, as published
         kappa:float=15., # concentration: how fast a probability falls with the distance from its centre
         pixel_graph:bool=True, # cut the graph of the codes together with that of the blurred images
+        anchored:bool=False, # where a cut does not tell the exemplars of K classes apart, cut around them
         prior:str|list='uniform', # sizes of the classes: uniform, estimated while training, or K shares in any order
         classes:tuple=(), # names of the exemplars' classes
     ):
         super().__init__(shape, n_clusters, classes)
         make_warp(warp) # an unknown name is an error here and not in the first step
-        self.warp, self.together, self.kappa, self.pixel_graph = warp, together, kappa, pixel_graph
+        self.warp, self.together, self.kappa, self.pixel_graph, self.anchored = warp, together, kappa, pixel_graph, anchored
         self.shares = class_shares(prior, n_clusters)
         options = dict(width=width) if encoder == 'small' else {}
         self.encoder = make_encoder(encoder, self.shape, dim, **options)
@@ -61,7 +62,9 @@ class Spherical(NamedSystem):
 
     def discover(self, images, generator, n=10_000, n_central=4):
         "Find the clusters of all images on two graphs of `n`; the most central images become the prototypes."
-        found = discover_images(self.embed, images, self.n_clusters, generator, n, n_central, self.pixel_graph, shares=self.shares)
+        classes, groups = self.labels.unique(return_inverse=True)
+        anchors = (self.exemplars, groups) if self.anchored and len(classes) == self.n_clusters else None
+        found = discover_images(self.embed, images, self.n_clusters, generator, n, n_central, self.pixel_graph, shares=self.shares, anchors=anchors)
         self.found, self.prototypes = found.labels, images.pixels[found.central.flatten()]
         self.groups = torch.arange(self.n_clusters, device=self.found.device).repeat_interleave(n_central)
 
@@ -140,7 +143,7 @@ CONTRAST = dict(weights=dict(contrast=1), steps=350, lr=[5e-3, 0, 'linear'], bat
 Spherical.presets = dict(
     fast=dict(system={}, stages=[dict(CONTRAST, epochs=2), dict(GROW, epochs=1), dict(GROW, epochs=2)]),
     quick=dict(system={}, stages=[dict(CONTRAST, epochs=1, steps=200), dict(GROW, epochs=1)]),
-    fashion=dict(system=dict(warp='clothes', pixel_graph=False), stages=[
+    fashion=dict(system=dict(warp='clothes', pixel_graph=False, anchored=True), stages=[
         dict(CONTRAST, epochs=2), *[dict(GROW, epochs=epochs, settings=dict(warp='clothes')) for epochs in (1, 2)]]),
     published=published_preset(feature=.01, reconstruction=1, cluster=.01),
     readme=published_preset(feature=.01, reconstruction=.01, cluster=1))
