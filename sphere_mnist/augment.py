@@ -98,7 +98,7 @@ def warp_images(
     warped = F.grid_sample(images - FILL, grid, align_corners=False)
     if theta.shape[2] == 3: return warped.add_(FILL)
     stroke, light = theta[:, :, -1].T
-    return change_strokes((warped * (1 + light).view(-1, 1, 1, 1)).clamp_max_(1 - FILL).add_(FILL), stroke)
+    return change_strokes(warped.mul_((1 + light).view(-1, 1, 1, 1)).clamp_max_(1 - FILL).add_(FILL), stroke)
 
 # %% ../nbs/02_augment.ipynb #1f05993f
 RANGES = 'degrees', 'shift_x', 'shift_y', 'scale', 'shear_x', 'shear_y'

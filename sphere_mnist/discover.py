@@ -223,7 +223,8 @@ def discover(
     else: tried = unequal_cuts(graph, n_clusters, shares, seed)
     score, _, labels = max(tried, key=lambda cut: cut.score)
     if anchors is not None:
-        if not len(torch.stack([labels[n:], anchors]).unique(dim=1).T) == len(labels[n:].unique()) == n_clusters:
+        pairs = torch.stack([labels[n:], anchors]).unique(dim=1) # a cluster and an anchor's that have met
+        if not pairs.shape[1] == len(pairs[0].unique()) == n_clusters: # not one to one
             labels = anchored_cut(graph, torch.arange(n, len(codes)), anchors, prior=.5 if shares is None else 0)
             score = modularity(graph, labels)
         labels = torch.from_numpy(fill_empty(labels[:n].numpy(), np.zeros((n, n_clusters)))) # an anchor may have been alone
@@ -421,7 +422,8 @@ def discover_images(
     some = torch.randperm(len(images), generator=generator)[:n].to(device)
     inside, z, groups = images.pixels[some], codes[some], None
     if anchors is not None:
-        inside, z, groups = torch.cat([inside, anchors[0]]), torch.cat([z, embed(to_float(anchors[0]))]), anchors[1].cpu()
+        known, groups = anchors[0].to(device), anchors[1].cpu()
+        inside, z = torch.cat([inside, known]), torch.cat([z, embed(to_float(known))])
     blurred = [blurred_pixels(to_float(p)).cpu() for p in inside.split(1000)] if pixels and shares is None else []
     others = (torch.cat(blurred),) if blurred else ()
     found = discover(z.cpu(), n_clusters, n_central=n_central, others=others, shares=shares, anchors=groups)
