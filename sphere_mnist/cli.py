@@ -478,15 +478,18 @@ APART = ('config', 'out', 'resume', 'ledger', 'track', 'quiet') # arguments abou
 def start_folder(
     folder:Path, # does not exist yet
     args:Namespace, # of `cluster`
-):
+)->Path: # the folder; the next free one if another run has just taken the name and none was asked for
     "Make the run folder with its `config.yaml`, or nothing."
     above = [p for p in (folder, *folder.parents) if not os.path.lexists(p)]
     config = {k: v for k, v in args.as_dict().items() if k not in APART and (v is not None or k not in all_settings())}
     try:
-        folder.mkdir(parents=True, exist_ok=unborn(folder))
+        folder.mkdir(parents=True, exist_ok=args.out is not None and unborn(folder))
         write_whole(folder/'config.yaml', lambda f: f.write_text(yaml.safe_dump(config, sort_keys=False)))
+        return folder
     except BaseException as e:
-        for p in above:
+        taken = isinstance(e, FileExistsError)
+        if taken and args.out is None: return start_folder(run_folder(args), args)
+        for p in above if not taken else (): # what another run made stays
             if p.is_dir() and not any(p.iterdir()): p.rmdir()
         if not isinstance(e, OSError): raise
         raise OSError(e.errno, f'The run folder cannot be made ({e.strerror}): choose another --out', str(folder)) from None
@@ -622,7 +625,7 @@ def cluster(
     exemplars, indices, draw = chosen_exemplars(args, images)
     make = stage_maker(args, images, exemplars)
     with told(): stages = make(args.seed)
-    if first and not args.resume: start_folder(folder, args)
+    if first and not args.resume: folder = start_folder(folder, args)
     known = dict(system=args.system, preset=args.preset, data=images.name, split=scored.split, n=0, seed=args.seed, draw=draw, exemplars=indices)
     return train_and_finish(args, folder, stages, make, images, scored, known)
 
