@@ -353,6 +353,6 @@ SimCLR.presets = dict(
     mnist=dict(system=dict(augment='handwriting', temperature=.2), stages=[dict(CPU_RUN, epochs=2), KMEANS]),
     fashion=dict(system=dict(augment='gentle', temperature=.2), stages=[dict(CPU_RUN, epochs=4), KMEANS]),
     **{'cifar10-small': dict(system=dict(encoder='resnet_small', width=32, temperature=.2),
-                             stages=[dict(CPU_RUN, epochs=15, lr=[3e-3, 0, 'cosine']), KMEANS])},
+                             stages=[dict(CPU_RUN, epochs=30, lr=[3e-3, 0, 'cosine']), KMEANS])},
     **{name: dict(system=dict(encoder='resnet18', hidden=512, projection=32), stages=[PHOTO_RUN, KMEANS])
        for name in ('stl10', 'cifar10', 'cifar100-20')})

@@ -360,7 +360,7 @@ def preset_stages(
         torch.manual_seed(seed)
         made = system(images.shape, n_clusters=K, classes=(exemplars or images).classes, **{**chosen['system'], **options})
         made.start(images, exemplars, counted(seed))
-    stages = [dict(s) for s in chosen['stages']]
+    stages = [{k: v for k, v in s.items() if k != 'without'} for s in chosen['stages'] if not options.get(s.get('without'))]
     used = {k for s in stages for k in s['weights']}
     for s in stages:
         # Few images get smaller batches and more epochs, so that a stage has the steps that it needs; a cluster, two images.
