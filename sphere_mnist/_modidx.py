@@ -144,6 +144,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                   'sphere_mnist.cli.silent': ('cli.html#silent', 'sphere_mnist/cli.py'),
                                   'sphere_mnist.cli.stage_maker': ('cli.html#stage_maker', 'sphere_mnist/cli.py'),
                                   'sphere_mnist.cli.start_folder': ('cli.html#start_folder', 'sphere_mnist/cli.py'),
+                                  'sphere_mnist.cli.started_from': ('cli.html#started_from', 'sphere_mnist/cli.py'),
                                   'sphere_mnist.cli.step_seconds': ('cli.html#step_seconds', 'sphere_mnist/cli.py'),
                                   'sphere_mnist.cli.stop': ('cli.html#stop', 'sphere_mnist/cli.py'),
                                   'sphere_mnist.cli.stopped_by': ('cli.html#stopped_by', 'sphere_mnist/cli.py'),

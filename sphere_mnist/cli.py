@@ -12,9 +12,9 @@ __all__ = ['SYSTEMS', 'EXAMPLES', 'RUN', 'SHELLS', 'COMMANDS', 'EXITS', 'FILES',
            'read_config', 'resumed', 'check_common', 'check_arguments', 'told', 'load_split', 'step_seconds',
            'estimate', 'cluster', 'stage_maker', 'train_and_finish', 'announce', 'all_scores', 'seconds_alive',
            'seconds_trained', 'finish', 'write_all', 'picture_names', 'answers', 'write_rows', 'write_result',
-           'read_result', 'in_columns', 'table', 'provenance', 'append_row', 'read_rows', 'runs_beside', 'figures_of',
-           'run_figures', 'caption', 'reconstructed', 'embed', 'panel', 'bench', 'load_run', 'evaluate', 'predict',
-           'print_rows', 'export', 'found_data', 'demo', 'machine', 'info', 'check_nameable', 'show_medoids',
+           'read_result', 'in_columns', 'table', 'provenance', 'append_row', 'read_rows', 'runs_beside', 'started_from',
+           'figures_of', 'run_figures', 'caption', 'reconstructed', 'embed', 'panel', 'bench', 'load_run', 'evaluate',
+           'predict', 'print_rows', 'export', 'found_data', 'demo', 'machine', 'info', 'check_nameable', 'show_medoids',
            'name_run', 'recall', 'draws', 'choose_k', 'Terminated', 'listening', 'silent', 'main', 'stopped_by', 'stop']
 
 # %% ../nbs/51_cli.ipynb #3491fc4e
@@ -717,7 +717,7 @@ def finish(
     "Write everything that comes after training, print the table, and append to the ledger."
     for line in run_figures(system, scored, folder): print(line)
     result |= dict(seconds=round(seconds_alive() + before, 1), epochs=epochs, threads=torch.get_num_threads())
-    overrides = chosen_settings(args) | {k: args[k] for k in OVERRIDES if args[k] not in (None, {})}
+    overrides = chosen_settings(args) | {k: args[k] for k in OVERRIDES if args[k] not in (None, {})} | started_from(args.init_from)
     write_all(folder, system, scored, result, args, result | overrides | provenance() if args.ledger else None)
     return result
 
@@ -868,6 +868,16 @@ def runs_beside(
     found = {(r['seed'], str(r['draw'])): r for r in rows if settings(r) == settings(row) and kind(r['draw']) == kind(row['draw'])}
     found.pop((row['seed'], str(row['draw'])), None)
     return [*found.values()]
+
+# %% ../nbs/51_cli.ipynb #cb3f22d0
+def started_from(
+    folder:str|None, # of the run whose backbone this one started from, if any
+)->dict: # for a row; the same for runs that differ in their seed
+    "What a row says of the run before it: which one it was, and its seconds."
+    if not folder: return {}
+    try: r = read_result(Path(folder))
+    except InputError: return dict(init_from=Path(folder).name) # not of `cluster`
+    return dict(init_from=f"{r['system']} {r['preset']}, {r['epochs']} epochs", init_seconds=r['seconds'])
 
 # %% ../nbs/51_cli.ipynb #cfc677cd
 def figures_of(
