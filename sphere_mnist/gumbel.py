@@ -248,9 +248,9 @@ class GumbelGMVAE(NamedSystem):
 
     def code(self, h, y):
         "Mean and variance (N, S, D) of q(z|x, y) for one-hot or soft y (N or 1, S, K)."
-        D = h.shape[1]
+        of_image, of_cluster = self.join.weight.split([h.shape[1], self.n_clusters], 1)
         with autocast(h.device, self.precision):
-            hidden = F.linear(h, self.join.weight[:, :D], self.join.bias)[:, None] + F.linear(y, self.join.weight[:, D:])
+            hidden = F.linear(h, of_image, self.join.bias)[:, None] + F.linear(y, of_cluster)
             mean, variance = self.posterior(hidden).float().chunk(2, -1)
         return mean, F.softplus(variance) + 1e-8
 
