@@ -69,12 +69,13 @@ def turn_hue(
 )->Tensor: # (N, 3, H, W)
     "Shift the hue of each picture."
     r, g, b = x.unbind(1)
-    v, largest = x.max(1)
-    c = v - x.amin(1)
+    high, low = x.amax(1), x.amin(1)
+    c = high - low
     safe = torch.where(c == 0, 1, c)
-    sixths = torch.where(largest == 0, (g - b)/safe, torch.where(largest == 1, (b - r)/safe + 2, (r - g)/safe + 4))
-    k = (torch.arange(5., 0, -2, device=x.device)[:, None, None] + (sixths + 6*turn[:, None, None])[:, None]) % 6
-    return v[:, None] - c[:, None]*torch.minimum(k, 4 - k).clamp(0, 1)
+    hue = torch.where(r == high, (g - b)/safe, torch.where(g == high, (b - r)/safe + 2, (r - g)/safe + 4))
+    hue = (hue + 6*turn[:, None, None]) % 6
+    shares = torch.stack([(hue - 3).abs() - 1, 2 - (hue - 2).abs(), 2 - (hue - 4).abs()], 1)
+    return low[:, None] + c[:, None]*shares.clamp(0, 1)
 
 # %% ../nbs/30_simclr.ipynb #edc09aa5
 ORDERS = torch.tensor([*permutations(range(4))])
@@ -85,14 +86,16 @@ def jitter(
     order:Tensor, # (N, 4): which of the four comes first, second, ...
 )->Tensor: # (N, C, H, W) in [0, 1]
     "Change brightness, contrast, saturation and hue of each picture by its own factors in its own order."
-    def blend(x, y, f): return (f.view(-1, 1, 1, 1)*x + (1 - f.view(-1, 1, 1, 1))*y).clamp(0, 1)
-    changes = [lambda x, f: blend(x, torch.zeros_like(x), f), lambda x, f: blend(x, to_grey(x).mean((2, 3), keepdim=True), f),
-               lambda x, f: blend(x, to_grey(x), f), turn_hue][:3 if x.shape[1] == 1 else 4]
-    x, changed = x.clone(), factors != factors.new_tensor([1, 1, 1, 0])
-    for turn in order.T:
-        for which, change in enumerate(changes): # only the pictures whose turn it is: five times the speed of all at once
-            rows = ((turn == which) & changed[:, which]).nonzero()[:, 0]
-            x[rows] = change(x[rows], factors[rows, which])
+    turns = order.argsort(1)
+    blends, hue_turn = turns[:, :3].argsort(1), turns[:, 3]
+    def blend(x, turn, before): # the pictures whose blend of this turn comes before, or after, their hue
+        which, grey = blends[:, turn, None, None, None], to_grey(x)
+        other = torch.where(which == 1, grey.mean((2, 3), keepdim=True), grey)*(which > 0)
+        f = torch.where((turn < hue_turn) == before, factors.gather(1, blends[:, turn:turn + 1])[:, 0], 1)
+        return other.lerp(x, f.view(-1, 1, 1, 1)).clamp(0, 1)
+    for turn in range(3): x = blend(x, turn, True)
+    if x.shape[1] == 3: x = torch.where((factors[:, 3] != 0).view(-1, 1, 1, 1), turn_hue(x, factors[:, 3]), x)
+    for turn in range(3): x = blend(x, turn, False)
     return x
 
 # %% ../nbs/30_simclr.ipynb #cfd5ed4d
