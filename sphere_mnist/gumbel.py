@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KAPPA', 'MIX', 'gumbel_noise', 'gumbel_softmax', 'temperature_at', 'bernoulli_loss', 'gaussian_loss', 'log_normal',
-           'normal_kl', 'dense', 'mixture_networks', 'check_settings', 'GumbelGMVAE', 'published_preset',
+           'normal_kl', 'dense', 'mixture_networks', 'check_settings', 'MixtureVAE', 'GumbelGMVAE', 'published_preset',
            'mixture_figure']
 
 # %% ../nbs/21_gumbel.ipynb #95a651d3
@@ -140,13 +140,9 @@ def check_settings(
     if min(temperature_at(temperature, t, min_temperature) for t in (0., 1.)) <= 0:
         raise InputError(f'The temperature {temperature!r} reaches 0 or less: give numbers above 0.')
 
-# %% ../nbs/21_gumbel.ipynb #684327b6
-KAPPA = 15. # concentration of discovered clusters: the length of the classifier's rows
-
 # %% ../nbs/21_gumbel.ipynb #d29f378a
-class GumbelGMVAE(NamedSystem):
-    "A Gaussian-mixture VAE with q(y|x) and q(z|x, y)."
-    name = 'gumbel'
+class MixtureVAE(NamedSystem):
+    "q(y|x), q(z|x, y), p(z|y) and p(x|z), without a loss."
 
     def __init__(
         self,
@@ -173,65 +169,6 @@ class GumbelGMVAE(NamedSystem):
         self.exact_kl, self.warp, K = exact_kl, warp, n_clusters
         for name, part in mixture_networks(network, self.shape, K, dim, hidden, width).items(): setattr(self, name, part)
         self.register_buffer('usage', torch.full((K,), 1/K)) # share of each cluster, over the last hundred steps or so
-
-    def start(self, images, exemplars, generator):
-        "Keep the exemplars and the scale of features."
-        if images.is_features and self.likelihood == 'gaussian':
-            self.standardise(images)
-        elif images.is_features and (images.pixels.min() < 0 or images.pixels.max() > 1):
-            raise InputError(f'Features from {images.pixels.min():g} to {images.pixels.max():g} under a Bernoulli likelihood: '
-                             'give features in [0, 1], or the likelihood gaussian.')
-        super().start(images, exemplars, generator)
-
-    def discover(self, images, generator, n=10_000):
-        "Find the clusters of all images on two graphs of `n`, and point the classifier at them."
-        before = self.found if len(self.found) else None
-        self.found, _, features = discover_images(self.features, images, self.n_clusters, generator, n, before=before)
-        last = self.classifier[-1]
-        last.weight.copy_(KAPPA*group_centers(project(features), self.found, self.n_clusters))
-        last.bias.zero_()
-
-    def terms(self, batch, progress):
-        x = to_float(batch.images)
-        view = self.warped(x, batch, 0)
-        h = self.features(view)
-        logits, wanted = self.logits(h), set(batch.terms)
-        if 'contrast' in wanted and self.network == 'fc':
-            raise InputError('The network fc has no features for a contrast to shape: take the preset published, or the network conv.')
-        terms = dict(balance=lambda: balance_loss(batch.gather(logits)), sharpness=lambda: sharpness_loss(logits),
-                     categorical=lambda: math.log(self.n_clusters) - sharpness_loss(logits))
-        if wanted & {'reconstruction', 'gaussian'}:
-            bound = self.bound(view, h, logits, batch, progress)
-            terms |= {k: lambda k=k: bound[k] for k in bound}
-        if wanted & {'contrast', 'consistency', 'discovered'}:
-            other = self.features(self.warped(x, batch, 1))
-            both = torch.cat([logits, self.logits(other)])
-            terms |= dict(
-                contrast=lambda: contrast_loss(batch.gather(project(h)), batch.gather(project(other))),
-                balance=lambda: balance_loss(batch.gather(both)), sharpness=lambda: sharpness_loss(both),
-                consistency=lambda: consistency_loss(*both.chunk(2)),
-                discovered=lambda: F.cross_entropy(both, self.found[batch.positions].repeat(2)))
-        if self.training: self.usage.lerp_(batch.gather(logits.detach().softmax(1)).mean(0), .01)
-        return {name: terms[name]() for name in batch.terms}
-
-    def bound(self, x, h, logits, batch, progress):
-        "Reconstruction and gaussian terms, over the draws of y or over all its values."
-        N, K = logits.shape
-        if self.estimator == 'marginal': y, share = torch.eye(K, device=x.device)[None], logits.softmax(1)
-        else:
-            noise = batch.share(gumbel_noise(torch.rand(batch.total, K, generator=batch.generator(2))))
-            tau = temperature_at(self.temperature, progress, self.min_temperature)
-            y, share = gumbel_softmax(logits, noise, tau, self.estimator == 'straight_through')[:, None], logits.new_ones(N, 1)
-        mean, variance = self.code(h, y)
-        noise = batch.share(torch.randn(batch.total, y.shape[1], self.dim, generator=batch.generator(3)))
-        z = mean + variance.sqrt()*noise
-        prior = self.cluster_prior(y)
-        kl = normal_kl(mean, variance, *prior) if self.exact_kl else log_normal(z, mean, variance) - log_normal(z, *prior)
-        loss = bernoulli_loss if self.likelihood == 'bernoulli' else gaussian_loss
-        decoded = self.decode(z.flatten(0, 1)).view(N, y.shape[1], -1)
-        if self.likelihood == 'gaussian' and len(self.shape) == 3: decoded = decoded.sigmoid()
-        rec = loss(decoded, self.target(x).flatten(1)[:, None])
-        return dict(reconstruction=(share*rec).sum(1).mean(), gaussian=(share*kl).sum(1).mean())
 
     def target(self, x):
         "What the likelihood is of: pixels in [0, 1], or scaled features."
@@ -281,6 +218,73 @@ class GumbelGMVAE(NamedSystem):
         y = F.one_hot(torch.tensor([cluster]), self.n_clusters).float().to(self.usage.device)
         mean, variance = self.cluster_prior(y)
         return self.pictures(mean + variance.sqrt()*torch.randn(n, self.dim, generator=generator).to(y.device))
+
+# %% ../nbs/21_gumbel.ipynb #684327b6
+KAPPA = 15. # concentration of discovered clusters: the length of the classifier's rows
+
+# %% ../nbs/21_gumbel.ipynb #9b7e4404
+class GumbelGMVAE(MixtureVAE):
+    "A Gaussian-mixture VAE with three estimators of the expectation over clusters."
+    name = 'gumbel'
+
+    def start(self, images, exemplars, generator):
+        "Keep the exemplars and the scale of features."
+        if images.is_features and self.likelihood == 'gaussian':
+            self.standardise(images)
+        elif images.is_features and (images.pixels.min() < 0 or images.pixels.max() > 1):
+            raise InputError(f'Features from {images.pixels.min():g} to {images.pixels.max():g} under a Bernoulli likelihood: '
+                             'give features in [0, 1], or the likelihood gaussian.')
+        super().start(images, exemplars, generator)
+
+    def discover(self, images, generator, n=10_000):
+        "Find the clusters of all images on two graphs of `n`, and point the classifier at them."
+        before = self.found if len(self.found) else None
+        self.found, _, features = discover_images(self.features, images, self.n_clusters, generator, n, before=before)
+        last = self.classifier[-1]
+        last.weight.copy_(KAPPA*group_centers(project(features), self.found, self.n_clusters))
+        last.bias.zero_()
+
+    def terms(self, batch, progress):
+        x = to_float(batch.images)
+        view = self.warped(x, batch, 0)
+        h = self.features(view)
+        logits, wanted = self.logits(h), set(batch.terms)
+        if 'contrast' in wanted and self.network == 'fc':
+            raise InputError('The network fc has no features for a contrast to shape: take the network small.')
+        terms = dict(balance=lambda: balance_loss(batch.gather(logits)), sharpness=lambda: sharpness_loss(logits),
+                     categorical=lambda: math.log(self.n_clusters) - sharpness_loss(logits))
+        if wanted & {'reconstruction', 'gaussian'}:
+            bound = self.bound(view, h, logits, batch, progress)
+            terms |= {k: lambda k=k: bound[k] for k in bound}
+        if wanted & {'contrast', 'consistency', 'discovered'}:
+            other = self.features(self.warped(x, batch, 1))
+            both = torch.cat([logits, self.logits(other)])
+            terms |= dict(
+                contrast=lambda: contrast_loss(batch.gather(project(h)), batch.gather(project(other))),
+                balance=lambda: balance_loss(batch.gather(both)), sharpness=lambda: sharpness_loss(both),
+                consistency=lambda: consistency_loss(*both.chunk(2)),
+                discovered=lambda: F.cross_entropy(both, self.found[batch.positions].repeat(2)))
+        if self.training: self.usage.lerp_(batch.gather(logits.detach().softmax(1)).mean(0), .01)
+        return {name: terms[name]() for name in batch.terms}
+
+    def bound(self, x, h, logits, batch, progress):
+        "Reconstruction and gaussian terms, over the draws of y or over all its values."
+        N, K = logits.shape
+        if self.estimator == 'marginal': y, share = torch.eye(K, device=x.device)[None], logits.softmax(1)
+        else:
+            noise = batch.share(gumbel_noise(torch.rand(batch.total, K, generator=batch.generator(2))))
+            tau = temperature_at(self.temperature, progress, self.min_temperature)
+            y, share = gumbel_softmax(logits, noise, tau, self.estimator == 'straight_through')[:, None], logits.new_ones(N, 1)
+        mean, variance = self.code(h, y)
+        noise = batch.share(torch.randn(batch.total, y.shape[1], self.dim, generator=batch.generator(3)))
+        z = mean + variance.sqrt()*noise
+        prior = self.cluster_prior(y)
+        kl = normal_kl(mean, variance, *prior) if self.exact_kl else log_normal(z, mean, variance) - log_normal(z, *prior)
+        loss = bernoulli_loss if self.likelihood == 'bernoulli' else gaussian_loss
+        decoded = self.decode(z.flatten(0, 1)).view(N, y.shape[1], -1)
+        if self.likelihood == 'gaussian' and len(self.shape) == 3: decoded = decoded.sigmoid()
+        rec = loss(decoded, self.target(x).flatten(1)[:, None])
+        return dict(reconstruction=(share*rec).sum(1).mean(), gaussian=(share*kl).sum(1).mean())
 
     def monitor(self):
         K = self.n_clusters
