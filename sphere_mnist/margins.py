@@ -6,7 +6,7 @@
 __all__ = ['MINING', 'LOSSES', 'HEADS', 'TERMS', 'semi_hard', 'triplet_loss', 'class_means', 'intra_loss', 'contrastive_loss',
            'margin_softmax', 'cosface_loss', 'arcface_loss', 'widest_angle', 'least_scale', 'psi', 'a_softmax_loss',
            'annealed', 'center_loss', 'supcon_loss', 'batch_shape', 'deal', 'balanced_batches', 'CountedDropout',
-           'PublishedEncoder', 'check_margin', 'Margins', 'loss_preset']
+           'PublishedEncoder', 'check_margin', 'LabelledEmbedding', 'Margins', 'loss_preset']
 
 # %% ../nbs/40_margins.ipynb #f104a1f2
 import math, warnings
@@ -305,9 +305,8 @@ def check_margin(
                       f'of .99 among {n_classes}.')
 
 # %% ../nbs/40_margins.ipynb #6184bda5
-class Margins(System):
-    "An embedding trained with labels, by one of ten losses."
-    name = 'margins'
+class LabelledEmbedding(System):
+    "An encoder, the class weights and centres that losses have, and the mean of each class."
 
     def __init__(
         self,
@@ -348,6 +347,38 @@ class Margins(System):
                                 means=torch.zeros(n_clusters, dim), variance=torch.ones(()), # of the embeddings of the classes
                                 mean=torch.zeros(1), std=torch.ones(1)).items(): self.register_buffer(name, value.clone())
 
+    def encode(self, images):
+        "Embeddings (N, D) of float images."
+        with autocast(images.device, self.precision): x = self.encoder((images - self.mean)/self.std).float()
+        return project(x) if self.unit else x
+
+    def costs(self, x, labels, names, progress=1.):
+        "The terms by name, of embeddings."
+        for name in names:
+            if name not in self.losses: raise InputError(f'This system has no term {name!r}: it was made for {", ".join(self.losses)}.')
+        terms = dict(
+            softmax=lambda: F.cross_entropy(F.linear(x, self.weights, self.bias), labels),
+            triplet=lambda: triplet_loss(x, labels, self.margin, self.mining),
+            intra=lambda: intra_loss(x, labels, self.n_clusters, self.beta),
+            contrastive=lambda: contrastive_loss(x, labels, self.margin),
+            cosface=lambda: cosface_loss(x, labels, self.weights, self.margin, self.scale),
+            arcface=lambda: arcface_loss(x, labels, self.weights, self.margin, self.scale),
+            a_softmax=lambda: a_softmax_loss(x, labels, self.weights, int(self.margin), annealed(progress*self.anneal)),
+            center=lambda: center_loss(x, labels, self.centers),
+            supcon=lambda: supcon_loss(x, labels, self.temperature))
+        return {name: terms[name]() for name in names}
+
+    def embed(self, images): return self.encode(images)
+    def assign(self, images):
+        squared = (self.encode(images)[:, None] - self.means).square().sum(2) # of `chord` ONNX has no operator
+        return (-squared/(2*self.variance).clamp_min(1e-12)).softmax(1)
+    def names(self): return torch.arange(self.n_clusters)
+
+# %% ../nbs/40_margins.ipynb #249b6bd8
+class Margins(LabelledEmbedding):
+    "An embedding trained with labels, by one of ten losses."
+    name = 'margins'
+
     def start(self, images, exemplars, generator):
         "Keep the labels, and set a tenth of every class aside."
         if images.labels is None or bool((images.labels < 0).all()):
@@ -370,37 +401,16 @@ class Margins(System):
         dealt = balanced_batches(self.labels.cpu()[kept], batch_size, generator, self.per_class, self.classes)
         return [kept[where] for where in dealt]
 
-    def terms(self, batch, progress):
-        for part in self.encoder.modules():
-            if isinstance(part, CountedDropout): part.batch = batch
-        x = self.encode(self.warped(to_float(batch.images), batch))
-        return self.costs(batch.gather(x), batch.gather(self.labels[batch.positions]), batch.terms, progress)
-
-    def costs(self, x, labels, names, progress=1.):
-        "The terms by name, of embeddings."
-        for name in names:
-            if name not in self.losses: raise InputError(f'This system has no term {name!r}: it was made for {", ".join(self.losses)}.')
-        terms = dict(
-            softmax=lambda: F.cross_entropy(F.linear(x, self.weights, self.bias), labels),
-            triplet=lambda: triplet_loss(x, labels, self.margin, self.mining),
-            intra=lambda: intra_loss(x, labels, self.n_clusters, self.beta),
-            contrastive=lambda: contrastive_loss(x, labels, self.margin),
-            cosface=lambda: cosface_loss(x, labels, self.weights, self.margin, self.scale),
-            arcface=lambda: arcface_loss(x, labels, self.weights, self.margin, self.scale),
-            a_softmax=lambda: a_softmax_loss(x, labels, self.weights, int(self.margin), annealed(progress*self.anneal)),
-            center=lambda: center_loss(x, labels, self.centers),
-            supcon=lambda: supcon_loss(x, labels, self.temperature))
-        return {name: terms[name]() for name in names}
-
     def warped(self, images, batch):
         "Each image under a warp of its own; features as they are."
         if len(self.shape) == 1 or self.warp == 'none': return images
         return warp_images(images, batch.share(make_warp(self.warp).draw(batch.total, batch.generator())))
 
-    def encode(self, images):
-        "Embeddings (N, D) of float images."
-        with autocast(images.device, self.precision): x = self.encoder((images - self.mean)/self.std).float()
-        return project(x) if self.unit else x
+    def terms(self, batch, progress):
+        for part in self.encoder.modules():
+            if isinstance(part, CountedDropout): part.batch = batch
+        x = self.encode(self.warped(to_float(batch.images), batch))
+        return self.costs(batch.gather(x), batch.gather(self.labels[batch.positions]), batch.terms, progress)
 
     def validate(self, images, weights, batch_size=250, n_means=2000):
         "Loss of the images set aside; and the mean of each class, of some trained on."
@@ -422,11 +432,6 @@ class Margins(System):
         from sphere_mnist.loss_lab import measured
         return measured(self, images, scored, folder)
 
-    def embed(self, images): return self.encode(images)
-    def assign(self, images):
-        squared = (self.encode(images)[:, None] - self.means).square().sum(2) # of `chord` ONNX has no operator
-        return (-squared/(2*self.variance).clamp_min(1e-12)).softmax(1)
-    def names(self): return torch.arange(self.n_clusters)
     def finish(self, images): self.labels, self.kept, self.held = self.labels[:0], self.kept[:0], self.held[:0]
 
 # %% ../nbs/40_margins.ipynb #0d4a5340
