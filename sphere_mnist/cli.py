@@ -14,7 +14,7 @@ __all__ = ['SYSTEMS', 'EXAMPLES', 'RUN', 'SHELLS', 'COMMANDS', 'EXITS', 'FILES',
            'seconds_trained', 'finish', 'write_all', 'picture_names', 'answers', 'write_rows', 'write_result',
            'read_result', 'in_columns', 'table', 'provenance', 'append_row', 'read_rows', 'runs_beside', 'started_from',
            'figures_of', 'run_figures', 'caption', 'reconstructed', 'embed', 'panel', 'bench', 'load_run', 'evaluate',
-           'predict', 'print_rows', 'export', 'found_data', 'demo', 'machine', 'info', 'check_nameable', 'show_medoids',
+           'predict', 'print_rows', 'export', 'demo', 'found_data', 'machine', 'info', 'check_nameable', 'show_medoids',
            'name_run', 'recall', 'draws', 'choose_k', 'Terminated', 'listening', 'silent', 'main', 'stopped_by', 'stop']
 
 # %% ../nbs/51_cli.ipynb #3491fc4e
@@ -1052,6 +1052,16 @@ def export(
     print(f'{path}: {path.stat().st_size:,} bytes')
     return path
 
+# %% ../nbs/51_cli.ipynb #c31b7564
+def demo(
+    args:Namespace, # port
+):
+    "Serve the web page until Ctrl-C."
+    from sphere_mnist.demo import serve
+    try: serve(args.port)
+    except KeyboardInterrupt as e:
+        if isinstance(e, Terminated): raise # Ctrl-C is how it is meant to end
+
 # %% ../nbs/51_cli.ipynb #3a47181d
 def found_data()->dict[str, str]: # name -> where, or '' for not found
     "Where the data sets are that have a name."
@@ -1062,16 +1072,6 @@ def found_data()->dict[str, str]: # name -> where, or '' for not found
         if name in folders: found[name] = next((str(p/folders[name]) for p in data_places() if (p/folders[name]).is_dir()), '')
         elif name not in found: found[name] = str(find_raw(name) or '')
     return {name: found[name] for name in NAMES}
-
-# %% ../nbs/51_cli.ipynb #c31b7564
-def demo(
-    args:Namespace, # port
-):
-    "Serve the web page until Ctrl-C."
-    from sphere_mnist.demo import serve
-    try: serve(args.port)
-    except KeyboardInterrupt as e:
-        if isinstance(e, Terminated): raise # Ctrl-C is how it is meant to end
 
 # %% ../nbs/51_cli.ipynb #34881739
 def machine()->dict[str, str]:
