@@ -33,7 +33,6 @@ def short(monkeypatch):
         monkeypatch.setattr(made, 'presets', presets)
 
 
-@pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('method', PRESENT)
 def test_a_method_gives_a_row(digits, short, method, capsys):
     row = benchmark.measure(method, *digits, budget=5.)
