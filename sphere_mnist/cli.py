@@ -372,8 +372,8 @@ def chosen_settings(
         if key not in own:
             flags = ', '.join(f'--{k.replace("_", "-")}' for k in own)
             raise InputError(f'The system {args.system!r} has no --{key.replace("_", "-")}: it has {flags}.')
-        kinds, default, _ = own[key]
-        least = 1 if int in kinds and default else 0 # a size; 0 switches off what is off by default
+        kinds, default, comment = own[key]
+        least = 1 if int in kinds and default and '; 0: ' not in comment else 0 # a size, unless its comment says what 0 means
         if isinstance(value, (int, float)) and not (least <= value < math.inf or isinstance(value, bool)):
             raise InputError(f'--{key.replace("_", "-")} {value}: give {least} or more.')
     return given

@@ -100,6 +100,7 @@ def push_loss(
 class MixEm(SimCLR):
     "K components on a contrastive backbone; the gate's choice is the cluster."
     name = 'mixem'
+    remedy = 'raise the weight of balance (--weights.balance)'
 
     def __init__(
         self,
@@ -156,7 +157,7 @@ class MixEm(SimCLR):
             push=lambda: sum(push_loss(z, c, K, self.dummies) for _, z, c in views),
             discovered=lambda: F.cross_entropy(a, self.found[batch.positions].repeat(2)),
             decay=lambda: weight_decay(self))
-        if self.training: self.usage.lerp_(torch.cat([a1, a2]).detach().softmax(1).mean(0), .01)
+        if self.training: self.usage.lerp_(torch.cat([a1, a2]).detach().softmax(1).mean(0), max(.01, 1/(batch.step + 1)))
         return {name: terms[name]() for name in wanted}
 
     def heads(self, h):
@@ -168,7 +169,7 @@ class MixEm(SimCLR):
     def monitor(self):
         dead = int((self.usage*10*self.n_clusters <= 1).sum())
         return dict(usage=[round(v, 4) for v in self.usage.tolist()],
-                    warning=f'{dead} of {self.n_clusters} components are dead: raise the weight of balance (--weights.balance)' if dead else None)
+                    warning=f'{dead} of {self.n_clusters} components are dead: {self.remedy}' if dead else None)
 
     def scores(self, images): return probe_scores(embed_all(self, images), images.labels) | start_scores(self, images)
 
@@ -177,7 +178,7 @@ class MixEm(SimCLR):
         return made | dict(usage=lambda: usage_figure(rows)) if any('usage' in r for r in rows) else made
 
 # %% ../nbs/31_mixem.ipynb #691a7ff9
-MIXTURE = dict(contrast=1, balance=2, pimax=.1, pull=.1, push=.05)
+MIXTURE = dict(contrast=1, balance=2, pimax=.1, sharpness=0, pull=.1, push=.05)
 GROW = dict(CPU_RUN, weights=dict(MIXTURE, discovered=3), prepare='discover', lr=[4e-3, 0, 'linear'])
 PRETRAIN = dict(CPU_RUN, without='init_from') # contrast alone, which a trained backbone has behind it
 MixEm.presets = dict(
@@ -262,12 +263,14 @@ def cluster_evaluation(
     n_clusters:int|None=None, # of k-means; by default the classes, or K where they are unknown
     protocol:str='converged', # or 'published'
     seeds:tuple=(0, 1, 2), # of the random starts
+    kinds:tuple=('backbone', 'mixed', 'component'), # of the features for k-means
 )->list[dict]: # a row for each read-out: features, normalised, start, seed and scores
     "k-means on every kind of features from random starts and from the components, and the components themselves."
     found = read_out(system, images)
     component, n = found.pop('argmax'), n_clusters or images.n_classes or system.n_clusters
     rows = [dict(features='backbone', normalised=True, start='argmax', seed=None) | partition_scores(project(found['backbone']), component, images.labels)]
-    for name, features in found.items():
+    for name in kinds:
+        features = found[name]
         for normalised in (False, True):
             x = project(features) if normalised else features
             starts = [('random', seed, None) for seed in seeds] + [('component', None, component_start(x, component, n))]
@@ -279,15 +282,16 @@ def cluster_evaluation(
 def start_scores(
     system:MixEm, # trained
     images:Images, # to score
-)->dict: # kmeans: features -> start -> accuracies; pixels_acc; silhouette and its like; nothing without labels
-    "Matched accuracies of k-means by features and start, and on the images as they are."
-    if images.labels is None or not (images.labels >= 0).any(): return {}
-    (own, *rows), table = cluster_evaluation(system, images), {}
+)->dict: # silhouette and its like of the components; with labels kmeans: features -> start -> accuracies, and pixels_acc
+    "How tight the components are, and matched accuracies of k-means by features and start, and on the images as they are."
+    known = images.labels is not None and bool((images.labels >= 0).any())
+    (own, *rows), table = cluster_evaluation(system, images, **{} if known else dict(kinds=())), {}
+    inside = {k: own[k] for k in ('silhouette', 'calinski_harabasz', 'davies_bouldin', 'size_entropy')}
+    if not known: return inside
     for r in rows:
         name = r['features'] + ' normalised'*r['normalised']
         table.setdefault(name, {}).setdefault(r['start'], []).append(round(r['acc'], 4))
     pixels = cluster_features(to_float(images.pixels.cpu()).flatten(1), images.n_classes)
-    inside = {k: own[k] for k in ('silhouette', 'calinski_harabasz', 'davies_bouldin', 'size_entropy')}
     return dict(inside, kmeans=table, pixels_acc=hungarian_acc(pixels, images.labels))
 
 # %% ../nbs/31_mixem.ipynb #f59e7352
@@ -298,7 +302,7 @@ def starts_figure(
     "Accuracy of k-means by features: random starts as points, the start from components as a line."
     from matplotlib.figure import Figure
     names = list(dict.fromkeys(r['features'] + ', normalised'*r['normalised'] for r in rows if r['start'] != 'argmax'))
-    figure = Figure(figsize=(6.4, 2.7), dpi=80, layout='constrained')
+    figure = Figure(figsize=(6.4, 2.8), dpi=80, layout='constrained')
     ax, gains = figure.subplots(), []
     for i, name in enumerate(names):
         acc = {start: [r['acc'] for r in rows if r['start'] == start and r['features'] + ', normalised'*r['normalised'] == name] for start in ('random', 'component')}
@@ -306,8 +310,8 @@ def starts_figure(
         ax.plot(acc['component'], [i], '|', color=PALETTE[6], markersize=16, markeredgewidth=3, label='k-means from the components' if i == 0 else None)
         gains.append(np.mean(acc['component']) - np.mean(acc['random']))
     ax.axvline(rows[0]['acc'], color='0.4', linestyle='--', label='the components themselves')
-    ax.set(yticks=range(len(names)), yticklabels=names, xlabel='matched ACC', ylim=(len(names) - .5, -.5),
-           title=title or f'k-means from components: {100*np.mean(gains):+.1f} points over random starts')
+    ax.set(yticks=range(len(names)), yticklabels=names, xlabel='matched ACC', ylim=(len(names) - .5, -.5))
+    figure.suptitle(title or f'k-means from components: {100*np.mean(gains):+.1f} points over random starts', fontsize='medium')
     figure.legend(loc='outside lower center', ncols=3, frameon=False, fontsize='small')
     return figure
 
@@ -324,5 +328,5 @@ def usage_figure(
     ax.stackplot(np.arange(1, len(rows) + 1), usage, colors=cluster_colors(len(usage)), edgecolor='white', linewidth=.5)
     for i in np.flatnonzero(np.diff([r['stage'] for r in rows])): ax.axvline(i + 1.5, color='black', linestyle='--')
     ax.set(xlabel='epoch', ylabel='share of the gate', ylim=(0, 1), xlim=(1, max(2, len(rows))),
-           title=title or f'At the end a component has from {usage[:, -1].min():.0%} to {usage[:, -1].max():.0%} of the images')
+           title=title or f'At the end a component has from {usage[:, -1].min():.0%} to {usage[:, -1].max():.0%} of the gate')
     return figure

@@ -86,16 +86,16 @@ def jitter(
     order:Tensor, # (N, 4): which of the four comes first, second, ...
 )->Tensor: # (N, C, H, W) in [0, 1]
     "Change brightness, contrast, saturation and hue of each picture by its own factors in its own order."
-    turns = order.argsort(1)
-    blends, hue_turn = turns[:, :3].argsort(1), turns[:, 3]
-    def blend(x, turn, before): # the pictures whose blend of this turn comes before, or after, their hue
-        which, grey = blends[:, turn, None, None, None], to_grey(x)
+    place = order.argsort(1) # of each of the four in a picture's order
+    blends, hue_place = place[:, :3].argsort(1), place[:, 3]
+    def blend(x, i, before): # the i-th blend of the pictures where it comes before, or after, the hue
+        which, grey = blends[:, i, None, None, None], to_grey(x)
         other = torch.where(which == 1, grey.mean((2, 3), keepdim=True), grey)*(which > 0)
-        f = torch.where((turn < hue_turn) == before, factors.gather(1, blends[:, turn:turn + 1])[:, 0], 1)
+        f = torch.where((i < hue_place) == before, factors.gather(1, blends[:, i:i + 1])[:, 0], 1)
         return other.lerp(x, f.view(-1, 1, 1, 1)).clamp(0, 1)
-    for turn in range(3): x = blend(x, turn, True)
+    for i in range(3): x = blend(x, i, True)
     if x.shape[1] == 3: x = torch.where((factors[:, 3] != 0).view(-1, 1, 1, 1), turn_hue(x, factors[:, 3]), x)
-    for turn in range(3): x = blend(x, turn, False)
+    for i in range(3): x = blend(x, i, False)
     return x
 
 # %% ../nbs/30_simclr.ipynb #cfd5ed4d
@@ -303,7 +303,7 @@ class SimCLR(NamedSystem):
         self.register_buffer('centers', torch.zeros(0, self.dim)) # (K, D) once k-means has placed them
 
     def start(self, images, exemplars, generator):
-        "Keep the exemplars, and the scale of each channel or feature."
+        "Keep the exemplars, and the scale of each feature."
         super().start(images, exemplars, generator)
         if images.is_features: self.standardise(images)
 
@@ -349,7 +349,7 @@ class SimCLR(NamedSystem):
     def scores(self, images): return probe_scores(embed_all(self, images), images.labels)
 
 # %% ../nbs/30_simclr.ipynb #a144a0ef
-PHOTO_RUN = dict(weights=dict(contrast=1, decay=1e-5), epochs=200, lr=[1e-4, 0, 'cosine'], batch_size=512)
+PHOTO_RUN = dict(weights=dict(contrast=1, decay=1e-5), epochs=200, lr=[1e-4, 0, 'held'], batch_size=512)
 CPU_RUN = dict(weights=dict(contrast=1), steps=470, lr=[5e-3, 0, 'linear'], batch_size=256, betas=(.9, .95))
 KMEANS = dict(weights=dict(contrast=1), epochs=0, batch_size=256, prepare='group')
 SimCLR.presets = dict(

@@ -33,6 +33,7 @@ from .models import choose_precision
 SHAPES = dict(
     linear=lambda a, b, t: a + (b - a)*t,
     cosine=lambda a, b, t: b + (a - b)*(1 + math.cos(math.pi*t))/2,
+    held=lambda a, b, t: b + (a - b)*(1 + math.cos(math.pi*max(0., t - .05)))/2,
     warmup=lambda a, b, t: a*t/.2 if t < .2 else a + (b - a)*(t - .2)/.8)
 
 # %% ../nbs/06_train.ipynb #b162e39a
@@ -114,6 +115,7 @@ class System(nn.Module, PyTorchModelHubMixin, library_name='sphere_mnist', licen
     "What the loop, the scores and the command line know of a clustering system."
     name = 'system'
     presets = {} # name -> dict(system=arguments, stages=[arguments of Stage])
+    remedy = '' # what to do about clusters that end empty
     precision = torch.float32 # of the networks; the terms are always float32
 
     def forward(self, batch:Batch, progress:float)->dict[str, Tensor]:
@@ -354,6 +356,7 @@ def preset_stages(
             raise InputError(f'{name} is {value!r}: give a whole number.')
     check_settings(system, options)
     K = chosen.get('n_clusters', (exemplars or images).n_classes) if n_clusters is None else n_clusters
+    if len(images) < 2: raise InputError(f'A training set of {len(images)} cannot be clustered: give two images or more.')
     if K < 2: raise InputError(f'{K} clusters: give 2 or more (--clusters), or exemplars of two classes.')
     if K > len(images): raise InputError(f'{K} clusters for {len(images)} images: give more images or fewer clusters.')
     with torch.random.fork_rng(devices=[]):
@@ -504,6 +507,7 @@ def watch(
     found, own = spread(system, images), system.monitor()
     lost = found['n_clusters'] - found['clusters_used'] if found else 0
     warning = f'{lost} of {found["n_clusters"]} clusters are empty, the largest holds {found["largest"]:.0%} of the images' if lost else None
+    if warning and system.remedy: warning += f': {system.remedy}'
     return {**found, **own, 'warning': own.get('warning') or warning}
 
 # %% ../nbs/06_train.ipynb #509a81de
