@@ -6,9 +6,9 @@
 __all__ = ['SHAPES', 'HELD', 'scheduled', 'counted', 'Batch', 'send', 'gather_rows', 'System', 'write_whole', 'tensors', 'pack',
            'split_header', 'read_tensors', 'check_settings', 'check_tensors', 'load_tensors', 'Stage', 'share_epochs',
            'preset_stages', 'batches', 'save_checkpoint', 'newest_checkpoint', 'load_checkpoint', 'NonFiniteLoss',
-           'check_finite', 'choose_device', 'keep_memory', 'spread', 'watch', 'claimed', 'alive', 'Run', 'train',
-           'processes', 'prepare', 'agree', 'tracking', 'tracked', 'numbers', 'progress_bar', 'train_stage',
-           'train_epoch', 'train_again', 'read_restarts', 'forget']
+           'check_finite', 'choose_device', 'keep_memory', 'look', 'spread', 'agreement', 'watch', 'claimed', 'alive',
+           'Run', 'train', 'processes', 'prepare', 'agree', 'tracking', 'tracked', 'numbers', 'progress_bar',
+           'train_stage', 'train_epoch', 'train_again', 'read_restarts', 'forget']
 
 # %% ../nbs/06_train.ipynb #ddeec114
 import ctypes, hashlib, inspect, io, json, math, os, pickle, re, shutil, sys, threading, time
@@ -26,7 +26,7 @@ from safetensors.torch import load, save
 try: import fcntl
 except ImportError: fcntl = None # not on Windows
 from .data import Images, InputError, choose, to_float
-from .evaluation import clusters_used, evaluating
+from .evaluation import ari, clusters_used, evaluating, hungarian_acc, nmi
 from .models import choose_precision
 
 # %% ../nbs/06_train.ipynb #d5c9c2f0
@@ -485,30 +485,47 @@ def keep_memory():
     mallopt(-1, 1 << 30) # M_TRIM_THRESHOLD: of which up to 1 GB may lie idle
 
 # %% ../nbs/06_train.ipynb #afbfcfdd
-def spread(
+def look(
     system:System,
-    images:Images, # of which the first thousand of a fixed permutation are looked at
-)->dict: # largest share, clusters in use, entropy of the mean assignment in nats; empty for a system without clusters
-    "How evenly the clusters are used."
-    some = torch.randperm(len(images), generator=counted(0))[:1000].to(images.pixels.device)
+    images:Images, # of which the first thousand of a fixed permutation are taken
+)->tuple[Tensor, Tensor|None]: # their positions (n,), and probabilities (n, K) on the CPU or None for a system without clusters
+    "How some images are assigned."
+    some = torch.randperm(len(images), generator=counted(0))[:1000]
     try:
-        with evaluating(system): p = system.assign(to_float(images.pixels[some])).float()
-    except NotImplementedError: return {}
-    assigned, mean = p.argmax(1).cpu(), p.mean(0)
+        with evaluating(system): return some, system.assign(to_float(images.pixels[some.to(images.pixels.device)])).float().cpu()
+    except NotImplementedError: return some, None
+
+# %% ../nbs/06_train.ipynb #5b1c7a90
+def spread(
+    p:Tensor|None, # (n, K) probabilities
+)->dict: # largest share, clusters in use, entropy of the mean in nats; empty without clusters
+    "How evenly the clusters are used."
+    if p is None: return {}
+    assigned, mean = p.argmax(1), p.mean(0)
     return dict(largest=round(assigned.bincount().max().item()/len(p), 4), clusters_used=clusters_used(assigned, p.shape[1]),
                 n_clusters=p.shape[1], entropy=round(-torch.xlogy(mean, mean).sum().item(), 4))
+
+# %% ../nbs/06_train.ipynb #5b1c7a92
+def agreement(
+    p:Tensor|None, # (n, K) probabilities
+    labels:Tensor|None, # (n,), -1 where unlabelled
+)->dict: # acc (matched), nmi, ari; empty without clusters or without labels
+    "How well the clusters match the classes."
+    if p is None or labels is None or not (labels >= 0).any(): return {}
+    return {name: round(score(p.argmax(1), labels), 4) for name, score in dict(acc=hungarian_acc, nmi=nmi, ari=ari).items()}
 
 # %% ../nbs/06_train.ipynb #29e57946
 def watch(
     system:System,
     images:Images, # it is trained on
-)->dict: # `spread`, what the system's own monitor says, and a warning or None
+)->dict: # `spread`, `agreement`, what the system's own monitor says, and a warning or None
     "What an epoch's row says about the clusters."
-    found, own = spread(system, images), system.monitor()
+    (some, p), own = look(system, images), system.monitor()
+    found = spread(p)
     lost = found['n_clusters'] - found['clusters_used'] if found else 0
     warning = f'{lost} of {found["n_clusters"]} clusters are empty, the largest holds {found["largest"]:.0%} of the images' if lost else None
     if warning and system.remedy: warning += f': {system.remedy}'
-    return {**found, **own, 'warning': own.get('warning') or warning}
+    return {**found, **agreement(p, None if images.labels is None else images.labels[some].cpu()), **own, 'warning': own.get('warning') or warning}
 
 # %% ../nbs/06_train.ipynb #509a81de
 HELD = set() # (folder, thread) of each folder that is claimed here
@@ -814,7 +831,7 @@ def train_again(
             now = seed + 1000*len(collapsed)
             if collapsed: resume = forget(folder, now)
             system = train(make(now), images, out, now, resume, **options)
-            found = broadcast_object_list([spread(system, images.to(next(system.parameters()).device))])[0]
+            found = broadcast_object_list([spread(look(system, images.to(next(system.parameters()).device))[1])])[0]
             if not found or 2*found['clusters_used'] > found['n_clusters'] or len(collapsed) == restarts: return system, collapsed
             collapsed = [*collapsed, dict(seed=now) | found]
             if record and main: write_whole(record, lambda f: f.write_text(json.dumps(collapsed, indent=2) + '\n'))
