@@ -309,7 +309,7 @@ class GMVAE(MixtureModel):
             prior = self.components(w)
             log_p = log_density(x, *prior)
         logits = log_p if exact else one.logits # of the components: (M, N, K), or (N, K)
-        if self.training: self.usage = self.usage.lerp(batch.gather(logits.detach().softmax(-1).flatten(0, -2)).mean(0), .02)
+        if self.training: self.usage = self.usage.lerp(batch.gather(logits.detach().softmax(-1).flatten(0, -2)).mean(0), max(.02, 1/(batch.step + 1)))
         def cluster():
             if self.cluster_prior == 'aggregate': return balance_loss(batch.gather(self.logits(both)))
             return free_bits_loss(batch.gather(uniform_kl(logits).flatten()), self.free_bits) if exact else uniform_kl(logits).mean()

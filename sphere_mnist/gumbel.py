@@ -264,7 +264,7 @@ class GumbelGMVAE(MixtureVAE):
                 balance=lambda: balance_loss(batch.gather(both)), sharpness=lambda: sharpness_loss(both),
                 consistency=lambda: consistency_loss(*both.chunk(2)),
                 discovered=lambda: F.cross_entropy(both, self.found[batch.positions].repeat(2)))
-        if self.training: self.usage.lerp_(batch.gather(logits.detach().softmax(1)).mean(0), .01)
+        if self.training: self.usage.lerp_(batch.gather(logits.detach().softmax(1)).mean(0), max(.01, 1/(batch.step + 1)))
         return {name: terms[name]() for name in batch.terms}
 
     def bound(self, x, h, logits, batch, progress):
