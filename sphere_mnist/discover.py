@@ -493,6 +493,12 @@ class NamedSystem(System):
             return images + .2*self.std*batch.share(torch.randn(batch.total, *self.shape, generator=batch.generator(salt)))
         return warp_images(images, batch.share(make_warp(self.warp).draw(batch.total, batch.generator(salt))))
 
+    def discovered_loss(self, logits, batch):
+        "Cross-entropy of the logits (v*n, K) of v views with the clusters found before the stage."
+        if not len(self.found):
+            raise InputError("No clusters were found that the term 'discovered' could teach: take a preset that finds some, or leave its weight out.")
+        return F.cross_entropy(logits, self.found[batch.positions].repeat(len(logits)//len(batch)))
+
     @torch.no_grad()
     def names(self):
         if not len(self.exemplars): return None

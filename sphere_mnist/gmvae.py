@@ -188,13 +188,16 @@ def check_settings(
 )->None:
     "Refuse settings that no GMVAE can have."
     for name in ('n_clusters', 'samples', 'latent_dim', 'style_dim', 'hidden', 'width'):
-        if settings[name] < 1: raise InputError(f'{name} is {settings[name]}: give 1 or more')
+        if not (settings[name] >= 1 and settings[name] % 1 == 0): raise InputError(f'{name} is {settings[name]}: give a whole number, 1 or more')
     for name in ('free_bits', 'log_var_limit', 'visualise'):
         if not settings[name] >= 0: raise InputError(f'{name} is {settings[name]}: give 0 or more')
+    if settings['log_var_limit'] > 30: raise InputError(f'log_var_limit is {settings["log_var_limit"]:g}: give 30 or less, or 0 for a hard bound at 30')
     for name, known in dict(network=('fc', 'conv', 'conv32', 'small'), likelihood=('auto', 'bernoulli', 'gaussian'),
                             variant=('violation', 'information'), cluster_prior=('sample', 'aggregate')).items():
         choose(settings[name], known, name)
     make_warp(settings['warp'])
+    if (settings['variant'], settings['cluster_prior']) == ('information', 'aggregate'):
+        raise InputError("the cluster prior aggregate has no free bits: with the variant information take the cluster prior 'sample'")
     side = dict(conv=28, conv32=32).get(settings['network'])
     if side and tuple(shape[1:]) != (side, side):
         raise InputError(f'the network {settings["network"]!r} is for images of {side} x {side} pixels, not for inputs of shape '
@@ -313,8 +316,6 @@ class GMVAE(MixtureModel):
         def cluster():
             if self.cluster_prior == 'aggregate': return balance_loss(batch.gather(self.logits(both)))
             return free_bits_loss(batch.gather(uniform_kl(logits).flatten()), self.free_bits) if exact else uniform_kl(logits).mean()
-        def discovered():
-            return F.cross_entropy(self.logits(both), self.found[batch.positions].repeat(len(views)))
         terms = dict(
             reconstruction=lambda: self.likelihood_loss(x, views[0]),
             conditional=lambda: conditional_loss(logits.softmax(-1), one.mean, one.log_var, *prior),
@@ -324,7 +325,7 @@ class GMVAE(MixtureModel):
             contrast=lambda: contrast_loss(*batch.gather(project(both.mean)).chunk(2)),
             sharpness=lambda: sharpness_loss(self.logits(both)),
             consistency=lambda: consistency_loss(*self.logits(both).split(n)),
-            discovered=discovered)
+            discovered=lambda: self.discovered_loss(self.logits(both), batch))
         return {name: terms[name]() for name in batch.terms}
 
     def likelihood_loss(self, x, images):
@@ -338,7 +339,13 @@ class GMVAE(MixtureModel):
         "Find the clusters of all images on two graphs of `n`, and move the components there."
         before = self.found if len(self.found) else None
         self.found, _, codes = discover_images(self.embed, images, self.n_clusters, generator, n, before=before)
+        self.place(codes)
+
+    @torch.no_grad()
+    def place(self, codes):
+        "Move each component to the mean and variance of its cluster's codes (N, latent_dim); one without images to those of all."
         groups = [codes[self.found == k] for k in range(self.n_clusters)]
+        groups = [g if len(g) else codes for g in groups]
         self.prior.move(torch.stack([g.mean(0) for g in groups]),
                         torch.stack([g.var(0, correction=0).clamp_min(1e-2).log() for g in groups]))
 
@@ -358,11 +365,11 @@ class GMVAE(MixtureModel):
 
     def figures(self, images, rows=()):
         "What a run draws of this system besides what all have: name -> function that makes the figure."
-        made = dict(latent=lambda: latent_figure({'codes and components': snapshot(self, images.pixels[:1000])}))
+        made = dict(latent=lambda: latent_figure({'codes, and components at style 0 with 2-sigma ellipses': snapshot(self, images.pixels[:1000])}))
         if any('snapshot' in r for r in rows): made['training'] = lambda: training_gif(rows)
         if images.is_features: return made
-        return made | dict(components=lambda: component_figure(component_samples(self, style=None)),
-                           style=lambda: component_figure(style_traversal(self, to_float(images.pixels[:1000])), 'style, -2 to 2 deviations'))
+        return made | dict(components=lambda: component_figure(component_samples(self, style=None), title='Ten draws of each component'),
+                           style=lambda: component_figure(style_traversal(self, to_float(images.pixels[:1000])), 'style, -2 to 2 deviations', 'Each component along a line of styles'))
 
 # %% ../nbs/20_gmvae.ipynb #0dc54d18
 def snapshot(
@@ -408,9 +415,9 @@ GMVAE.presets = dict(
         dict(GROW, epochs=1), dict(GROW, epochs=3, steps=200)]),
     published=published_preset({}),
     published_200=published_preset({}, lr=2e-4, batch_size=200),
-    published_conv=published_preset(dict(network='conv', hidden=500), n_clusters=14),
+    published_conv=published_preset(dict(network='conv', hidden=500), n_clusters=14) | dict(shape=(1, 28, 28)),
     spiral=published_preset(dict(latent_dim=2, style_dim=2, hidden=100, likelihood='gaussian'), n_clusters=8, alpha=2, epochs=500, batch_size=200) | dict(shape=(2,)),
-    svhn=published_preset(dict(network='conv32', hidden=500, width=64, variant='information'), alpha=0, epochs=500, batch_size=128))
+    svhn=published_preset(dict(network='conv32', hidden=500, width=64, variant='information'), alpha=0, epochs=500, batch_size=128) | dict(shape=(3, 32, 32)))
 
 # %% ../nbs/20_gmvae.ipynb #829d1399
 def ellipse(
@@ -427,7 +434,7 @@ def draw_latent(
     ax, # matplotlib Axes
     shot:dict, # from `snapshot`
 ):
-    "Codes by component, and the components in use with their 2-sigma ellipses."
+    "Codes by component, and all components with 2-sigma ellipses, grey where no code has them."
     codes, assigned = np.asarray(shot['codes']), np.asarray(shot['assigned'])
     colors = np.array(cluster_colors(len(shot['means'])))
     ax.scatter(*codes.T, s=3, c=colors[assigned], linewidths=0)

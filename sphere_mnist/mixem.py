@@ -155,7 +155,7 @@ class MixEm(SimCLR):
             sharpness=lambda: sum(sharpness_loss(a) for a, _, _ in views),
             pull=lambda: sum(pull_loss(z, c, K, self.dummies) for _, z, c in views),
             push=lambda: sum(push_loss(z, c, K, self.dummies) for _, z, c in views),
-            discovered=lambda: F.cross_entropy(a, self.found[batch.positions].repeat(2)),
+            discovered=lambda: self.discovered_loss(a, batch),
             decay=lambda: weight_decay(self))
         if self.training: self.usage.lerp_(torch.cat([a1, a2]).detach().softmax(1).mean(0), max(.01, 1/(batch.step + 1)))
         return {name: terms[name]() for name in wanted}

@@ -115,7 +115,7 @@ class Spherical(SphereModel):
             balance=lambda: balance_loss(batch.gather(both), self.wanted()),
             sharpness=lambda: sharpness_loss(both),
             consistency=lambda: consistency_loss(*both.chunk(2)),
-            discovered=lambda: F.cross_entropy(both, self.found[batch.positions].repeat(2)))
+            discovered=lambda: self.discovered_loss(both, batch))
         return {name: terms[name]() for name in batch.terms}
 
     def wanted(self):

@@ -373,6 +373,7 @@ def preset_stages(
         s['settings'] = {k: v for k, v in s.get('settings', {}).items() if k not in options}
         s['weights'] = {k: (weights or {}).get(k, w) for k, w in s['weights'].items()}
     stages[-1]['weights'] |= {k: w for k, w in (weights or {}).items() if k not in used}
+    if not any(w for s in stages for w in s['weights'].values()): raise InputError('All weights are 0: give one term a weight above 0.')
     if epochs is not None:
         for s, n in zip(stages, share_epochs([s['epochs'] for s in stages], epochs)): s['epochs'] = n
     return [Stage(made, **s) for s in stages]
