@@ -88,7 +88,7 @@ def all_settings()->dict[str, tuple]: # argument -> its type, help
 EXAMPLES = dict(
     cluster={'sphere_mnist cluster': 'MNIST; ten labelled images name the clusters',
              'sphere_mnist cluster --data my_pictures --clusters 12': 'a folder of pictures, without labels',
-             'sphere_mnist cluster --system gmvae --preset spiral --data spiral --visualise 10': 'a mixture on five arcs, with an animation',
+             'sphere_mnist cluster --system gmvae --preset spiral --data spiral': 'a mixture of Gaussians on points of five arcs',
              'sphere_mnist cluster --seed 1 --draw 1 --track tensorboard': 'another seed and draw, with curves to watch',
              'sphere_mnist cluster --resume --out runs/my_run': 'go on with a run that was stopped'},
     evaluate={'sphere_mnist evaluate runs/my_run': 'the scores, the CSV and the page once more'},

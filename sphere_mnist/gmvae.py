@@ -365,7 +365,7 @@ class GMVAE(MixtureModel):
 
     def figures(self, images, rows=()):
         "What a run draws of this system besides what all have: name -> function that makes the figure."
-        made = dict(latent=lambda: latent_figure({'codes, and components at style 0 with 2-sigma ellipses': snapshot(self, images.pixels[:1000])}))
+        made = dict(latent=lambda: latent_figure({'codes, components at 2 sigma': snapshot(self, images.pixels[:1000])}))
         if any('snapshot' in r for r in rows): made['training'] = lambda: training_gif(rows)
         if images.is_features: return made
         return made | dict(components=lambda: component_figure(component_samples(self, style=None), title='Ten draws of each component'),
