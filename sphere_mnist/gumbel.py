@@ -44,17 +44,12 @@ def gumbel_softmax(
 
 # %% ../nbs/21_gumbel.ipynb #42bcb24f
 def temperature_at(
-    temperature:float|list, # a number, or [start, end, shape]; besides the shapes of `scheduled`, 'exponential'
+    temperature:float|list, # a number, or [start, end, shape] as of `scheduled`
     progress:float, # in [0, 1]
     least:float=0., # never below this
 )->float:
     "The temperature of the soft draws at `progress`."
-    if isinstance(temperature, (list, tuple)) and len(temperature) == 3 and temperature[2] == 'exponential':
-        start, end = scheduled([*temperature[:2], 'linear'], 0.), scheduled([*temperature[:2], 'linear'], 1.)
-        if min(start, end) <= 0: raise InputError(f'The temperature {temperature!r} reaches 0 or less: give numbers above 0.')
-        return max(start*(end/start)**progress, least)
-    try: return max(scheduled(temperature, progress), least)
-    except InputError as e: raise InputError(str(e).replace('a shape out of', 'a shape out of exponential,')) from None
+    return max(scheduled(temperature, progress), least)
 
 # %% ../nbs/21_gumbel.ipynb #ca51b529
 def bernoulli_loss(

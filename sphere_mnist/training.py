@@ -33,6 +33,7 @@ from .models import choose_precision
 SHAPES = dict(
     linear=lambda a, b, t: a + (b - a)*t,
     cosine=lambda a, b, t: b + (a - b)*(1 + math.cos(math.pi*t))/2,
+    exponential=lambda a, b, t: a*(b/a)**t,
     held=lambda a, b, t: b + (a - b)*(1 + math.cos(math.pi*max(0., t - .05)))/2,
     warmup=lambda a, b, t: a*t/.2 if t < .2 else a + (b - a)*(t - .2)/.8)
 
@@ -47,6 +48,7 @@ def scheduled(
             and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value[:2])):
         raise InputError(f'{value!r} is not a schedule: give a finite number or [start, end, shape] with a shape out of '
                          f'{", ".join(SHAPES)}.')
+    if value[2] == 'exponential' and min(value[:2]) <= 0: raise InputError(f'The exponential schedule {value!r} reaches 0 or less: give numbers above 0.')
     return SHAPES[value[2]](*value[:2], progress)
 
 # %% ../nbs/06_train.ipynb #7d82c719
