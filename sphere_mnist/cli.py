@@ -12,10 +12,11 @@ __all__ = ['SYSTEMS', 'EXAMPLES', 'RUN', 'SHELLS', 'COMMANDS', 'EXITS', 'FILES',
            'read_config', 'resumed', 'check_common', 'check_arguments', 'told', 'load_split', 'step_seconds',
            'estimate', 'cluster', 'stage_maker', 'train_and_finish', 'announce', 'all_scores', 'seconds_alive',
            'seconds_trained', 'finish', 'write_all', 'picture_names', 'answers', 'write_rows', 'write_result',
-           'read_result', 'in_columns', 'table', 'provenance', 'append_row', 'read_rows', 'runs_beside', 'started_from',
-           'figures_of', 'run_figures', 'caption', 'reconstructed', 'embed', 'panel', 'bench', 'load_run', 'evaluate',
-           'predict', 'print_rows', 'export', 'demo', 'found_data', 'machine', 'info', 'check_nameable', 'show_medoids',
-           'name_run', 'recall', 'draws', 'choose_k', 'Terminated', 'listening', 'silent', 'main', 'stopped_by', 'stop']
+           'read_result', 'in_columns', 'table', 'provenance', 'append_row', 'read_rows', 'ledger_row', 'runs_beside',
+           'started_from', 'figures_of', 'run_figures', 'caption', 'reconstructed', 'embed', 'panel', 'bench',
+           'load_run', 'evaluate', 'predict', 'print_rows', 'export', 'demo', 'found_data', 'machine', 'info',
+           'check_nameable', 'show_medoids', 'name_run', 'recall', 'draws', 'choose_k', 'Terminated', 'listening',
+           'silent', 'main', 'stopped_by', 'stop']
 
 # %% ../nbs/51_cli.ipynb #3491fc4e
 import copy, csv, inspect, json, math, os, platform, re, shlex, shutil, signal, subprocess, sys, textwrap, threading, time, warnings
@@ -473,7 +474,7 @@ def run_folder(
     return next(f for i in range(1, sys.maxsize) if not os.path.lexists(f := Path('runs', f'{stem}-{i}')))
 
 # %% ../nbs/51_cli.ipynb #8dcb7a8f
-APART = ('config', 'out', 'resume', 'ledger', 'track', 'quiet') # arguments about a command and not about its run
+APART = ('config', 'out', 'resume', 'track', 'quiet') # arguments about a command and not about its run
 
 # %% ../nbs/51_cli.ipynb #246cbb43
 def start_folder(
@@ -518,10 +519,11 @@ def resumed(
     if not args.out: raise InputError('--resume needs the run folder: give it as --out.')
     config, default = read_config(Path(args.out)), cluster_parser().get_defaults()
     for key, value in config.items():
-        if key not in APART and args.get(key) not in (default.get(key), value):
+        if key not in (*APART, 'ledger') and args.get(key) not in (default.get(key), value):
             raise InputError(f'The run {args.out} was started with {key} {value!r}, not {args.get(key)!r}: leave it out, '
                              'or start a new run.')
     for key in APART: config[key] = args.get(key)
+    config.ledger = args.ledger or config.ledger
     return config
 
 # %% ../nbs/51_cli.ipynb #7d011193
@@ -617,6 +619,7 @@ def cluster(
             print(f'{args.out} is finished: nothing to do.\n{table(result)}')
             return result
     check_arguments(args)
+    if args.ledger: args.ledger = str(Path(args.ledger).resolve())
     made, first = system_class(args.system), os.environ.get('RANK', '0') == '0'
     args.preset = choose(args.preset or next(iter(made.presets)), made.presets, 'preset')
     folder = Path(args.out) if args.resume else run_folder(args) if first else None
@@ -717,9 +720,8 @@ def finish(
 )->dict: # the whole result
     "Write everything that comes after training, print the table, and append to the ledger."
     for line in run_figures(system, scored, folder): print(line)
-    result |= dict(seconds=round(seconds_alive() + before, 1), epochs=epochs, threads=torch.get_num_threads())
-    overrides = chosen_settings(args) | {k: args[k] for k in OVERRIDES if args[k] not in (None, {})} | started_from(args.init_from)
-    write_all(folder, system, scored, result, args, result | overrides | provenance() if args.ledger else None)
+    result |= dict(seconds=round(seconds_alive() + before, 1), epochs=epochs, threads=torch.get_num_threads()) | provenance()
+    write_all(folder, system, scored, result, args, append=True)
     return result
 
 # %% ../nbs/51_cli.ipynb #c38797c2
@@ -729,7 +731,7 @@ def write_all(
     scored:Images,
     result:dict, # scores
     args:Namespace, # settings of the run
-    row:dict|None=None, # for the ledger, if any
+    append:bool=False, # to the ledger of the run, if it has one
 ):
     "Write clusters.csv, report.html, the model's card, the row of the ledger and result.json, and print the table."
     from sphere_mnist.report import write_report
@@ -738,9 +740,9 @@ def write_all(
     write_rows(lines, answers(picture_names(args.data, scored), assign_all(system, scored), system))
     write_whole(folder/'clusters.csv', lambda f: f.write_text(lines.getvalue()))
     write_report(folder, system, scored, result, args)
-    others = runs_beside(read_rows(args.ledger), row) if row else ()
-    write_card(folder, others, result)
-    if row: append_row(Path(args.ledger), row)
+    row = ledger_row(result, args)
+    write_card(folder, runs_beside(read_rows(args.ledger), row) if args.ledger else (), result)
+    if append and args.ledger: append_row(Path(args.ledger), row)
     write_result(folder, result)
     print(table(result))
 
@@ -786,7 +788,7 @@ def write_result(
 
 # %% ../nbs/51_cli.ipynb #0b08bcbb
 RESULT = tuple('system preset data split n seed draw exemplars acc_exemplar acc majority_acc nmi ari clusters_used restarts '
-               'seconds epochs threads'.split()) # the keys of every `result.json`
+               'seconds epochs threads version commit torch hardware'.split()) # the keys of every `result.json`
 
 # %% ../nbs/51_cli.ipynb #b71a0353
 def read_result(
@@ -827,7 +829,7 @@ def table(
 
 # %% ../nbs/51_cli.ipynb #b1b1a30d
 def provenance()->dict:
-    "Where a ledger row comes from: version, commit, hardware."
+    "Where a result comes from: version, commit, hardware."
     here = dict(cwd=Path(sphere_mnist.__file__).parent, capture_output=True, text=True)
     try: commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], **here).stdout.strip() or None
     except OSError: commit = None
@@ -851,9 +853,18 @@ def read_rows(
     "The rows of a ledger."
     rows = []
     for number, line in enumerate(Path(path).read_text().splitlines() if Path(path).exists() else [], 1):
-        try: rows.append(json.loads(line))
-        except ValueError: raise InputError(f'line {number} of {path} is no row, perhaps because its writing was cut off: remove that line') from None
+        try: rows.append(json.loads(line) | {})
+        except (ValueError, TypeError): raise InputError(f'line {number} of {path} is no row, perhaps because its writing was cut off: remove that line') from None
     return rows
+
+# %% ../nbs/51_cli.ipynb #ab2b3701
+def ledger_row(
+    result:dict, # of a run
+    args:Namespace, # its settings
+)->dict: # the result, and what was given that tells runs of one preset apart
+    "What a ledger says of a run."
+    given = {k: args[k] for k in OVERRIDES if args[k] not in (None, {})}
+    return result | chosen_settings(args) | given | started_from(args.init_from)
 
 # %% ../nbs/51_cli.ipynb #b3df2ee4
 OVERRIDES = ('tail', 'weights', 'clusters', 'batch_size', 'lr', 'patience') # arguments of a run that a row has where they were given
@@ -893,6 +904,7 @@ def figures_of(
     with evaluating(system): names = system.names()
     classes, pixels, made = system.classes, images.pixels, {}
     if rows: made['curves'] = lambda: draw.curves_figure(rows)
+    if rows and 'usage' in rows[-1]: made['usage'] = lambda: draw.usage_figure(rows, names, classes)
     if rows and 'centers' in rows[-1]:
         moved = [r['centers'] for r in rows if r['stage'] == rows[-1]['stage']] # a stage may discover new clusters
         made['centers'] = lambda: draw.drift_figure(torch.tensor(moved), names, classes)
@@ -1195,6 +1207,7 @@ def choose_k(
     from sphere_mnist.discover import blurred_pixels
     from sphere_mnist.k_and_balance import choose_k as choose_from, contrast_codes
     check_common(args)
+    if args.most < 2: raise InputError(f'--most {args.most}: give 2 or more.')
     with told(): images = load_images(args.data, 'train', data_dir=args.data_dir)
     if args.classes and not images.classes: raise InputError(f'{args.data} has no classes to choose from: leave --classes out.')
     if args.classes:

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['RAW', 'RAW_FILES', 'failed_downloads', 'PHOTOS', 'SUFFIXES', 'NAMES', 'SPLITS', 'InputError', 'choose', 'Images',
-           'check_images', 'to_float', 'read_idx', 'data_places', 'find_raw', 'check_folder', 'why_unreachable',
-           'downloading', 'download_raw', 'read_raw', 'load_raw', 'last_of_each', 'load_mnist5k', 'load_digits',
-           'find_files', 'read_checked', 'load_svhn', 'read_cifar', 'load_photos', 'make_arcs', 'as_tensor',
-           'as_pixels', 'class_order', 'as_labels', 'open_picture', 'read_picture', 'fit_to', 'common_size',
-           'picture_size', 'is_grey', 'load_pictures', 'list_pictures', 'load_folder', 'load_array_file', 'from_arrays',
-           'divide', 'long_tail', 'load_named', 'load_images', 'check_positions', 'exemplar_indices', 'twice',
-           'load_exemplars']
+           'check_images', 'to_float', 'read_idx', 'data_places', 'find_raw', 'check_folder', 'notice_elsewhere',
+           'why_unreachable', 'downloading', 'download_raw', 'read_raw', 'load_raw', 'last_of_each', 'load_mnist5k',
+           'load_digits', 'find_files', 'read_checked', 'load_svhn', 'read_cifar', 'load_photos', 'make_arcs',
+           'as_tensor', 'as_pixels', 'class_order', 'as_labels', 'open_picture', 'read_picture', 'fit_to',
+           'common_size', 'picture_size', 'is_grey', 'load_pictures', 'list_pictures', 'load_folder', 'load_array_file',
+           'from_arrays', 'divide', 'long_tail', 'load_named', 'load_images', 'check_positions', 'exemplar_indices',
+           'twice', 'load_exemplars']
 
 # %% ../nbs/00_data.ipynb #59f9755d
 import difflib, gzip, math, os, pickle, queue, socket, threading, time, warnings, zlib
@@ -135,6 +135,14 @@ def check_folder(folder:Path)->None: # a folder that the user named
     if not (os.path.isdir(folder) and os.access(folder, os.R_OK|os.X_OK)):
         raise InputError(f'{folder} is not a folder that can be read: check the path and its permissions')
 
+# %% ../nbs/00_data.ipynb #de5bb3fa
+def notice_elsewhere(title:str, # of the data set
+                     place:Path, # where it was found
+                     data_dir:str|os.PathLike|None, # folder that the user named, if any
+                    )->None:
+    "Warn where a data set was not in the folder that was named."
+    if data_dir and place != data_places(data_dir)[0]: warnings.warn(f'{data_dir} has no {title}: it was taken from {place}', stacklevel=5)
+
 # %% ../nbs/00_data.ipynb #2ac01a97
 def why_unreachable(addresses:list[str], # URLs, any of which will do
                     seconds:float=5, # deadline for the first answer
@@ -220,7 +228,9 @@ def load_raw(name:str, # 'mnist' or 'fashion'
             raw = find_raw(name, data_dir)
         except (OSError, RuntimeError, InputError) as e:
             failed_downloads[name, str(place)] = (str(e).strip() or type(e).__name__).splitlines()[-1]
-    if raw: return read_raw(raw, name, split)
+    if raw:
+        notice_elsewhere(title, raw.parents[1], data_dir)
+        return read_raw(raw, name, split)
     reason = failed_downloads.get((name, str(place)), 'not asked for')
     missing = f'{title} is not in {" or ".join(map(str, places))} and was not downloaded ({reason})'
     remedy = f'put {title}/raw into one of these folders, or into $SPHERE_MNIST_DATA'
@@ -283,6 +293,7 @@ def find_files(title:str, # of the data set, for the message
     except (OSError, RuntimeError) as e:
         raise InputError(f'{title} is not in {" or ".join(map(str, places))} and was not downloaded ({e}): put {files[0]} '
                          'into one of these folders, or into $SPHERE_MNIST_DATA') from e
+    notice_elsewhere(title, place, data_dir)
     return place
 
 # %% ../nbs/00_data.ipynb #6855dc8a

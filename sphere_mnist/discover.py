@@ -280,9 +280,11 @@ def class_shares(
 )->Tensor|str|None: # ascending float64 shares, 'estimated', or None for equal ones
     "What is known of the sizes of the classes."
     if isinstance(prior, str): return dict(uniform=None, estimated=prior)[choose(prior, ('uniform', 'estimated'), 'prior')]
+    if not isinstance(prior, (list, tuple, np.ndarray, Tensor)): raise InputError(f'the prior is {prior!r}: give uniform, estimated or a list of shares')
     shares = torch.tensor([float(share) for share in prior], dtype=torch.float64, device='cpu') # also where a system is made on `meta`
     if len(shares) != n_clusters: raise InputError(f'the prior has {len(shares)} shares for {n_clusters} clusters: give one for each')
-    if not (shares > 0).all() or abs(shares.sum() - 1) > 1e-3:
+    if not (shares > 0).all(): raise InputError(f'the prior has a share of {shares.min():g}: give positive shares that add up to 1')
+    if abs(shares.sum() - 1) > 1e-3:
         raise InputError(f'the prior {[*map(float, prior)]} adds up to {shares.sum():.4g}: give positive shares that add up to 1')
     return shares.sort().values
 
@@ -467,6 +469,7 @@ def consistency_loss(
 class NamedSystem(System):
     "A system that may learn from discovered clusters, and whose clusters the classes of exemplars name."
     warp = 'none' # a name in `WARPS`
+    needs = dict(discovered='discover')
 
     def __init__(self, shape, n_clusters, classes):
         super().__init__()

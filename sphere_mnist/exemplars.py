@@ -23,6 +23,7 @@ def several_exemplars(
     per_class:int=1, # images of each class
 )->Tensor: # (C*per_class,) int64 positions: one of each class, then the second of each
     "Exemplars of a draw, some of each class."
+    if per_class < 1: raise InputError(f'{per_class} exemplars of each class: give 1 or more')
     first = exemplar_indices(labels, draw)
     rounds = [first]
     for c, known in enumerate(first.tolist()):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PALETTE', 'cluster_colors', 'png', 'tsne', 'neighbour_agreement', 'tsne_figure', 'montage', 'gallery_members',
            'gallery_figure', 'confusion_figure', 'reconstruction_figure', 'curves_figure', 'principal_plane',
-           'drift_figure']
+           'drift_figure', 'usage_figure']
 
 # %% ../nbs/08_figures.ipynb #339f7169
 import textwrap
@@ -390,4 +390,29 @@ def drift_figure(
            ylabel=f'second principal component ({shares[1]:.0%})')
     ax.set_aspect('equal', 'datalim')
     sns.despine(ax=ax)
+    return figure
+
+# %% ../nbs/08_figures.ipynb #eeac8fdb
+def usage_figure(
+    rows, # dicts as read from metrics.jsonl, with `usage` (K,)
+    names=None, # (K,) class of each component, -1 for none
+    classes=(), # names of the classes
+    title:str|None=None, # by default the smallest and the largest share at the end
+): # matplotlib Figure
+    "The share of each component over the epochs."
+    from matplotlib.ticker import MaxNLocator
+    rows = [r for r in rows if 'usage' in r]
+    if not rows: raise InputError('there are no shares to draw (0 rows with usage); train a system that has components')
+    epochs, starts, _ = _panels(rows)
+    usage = np.array([r['usage'] for r in rows]).T
+    figure = _figure(6.4, 2.6, title or f'At the end a component has from {usage[:, -1].min():.0%} to {usage[:, -1].max():.0%}')
+    ax = figure.add_subplot()
+    ax.stackplot(epochs, usage, colors=cluster_colors(len(usage)), edgecolor='white', linewidth=.5)
+    for start in starts: ax.axvline(start - .5, color='black', linestyle='--', linewidth=.8)
+    ax.set(xlabel='epoch', ylabel='share', ylim=(0, 1), xlim=(epochs[0], max(epochs[0] + 1, epochs[-1])))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    side = ax.secondary_yaxis('right')
+    wide = usage[:, -1] > .04
+    side.set_yticks((usage[:, -1].cumsum() - usage[:, -1]/2)[wide], [n for n, w in zip(_cluster_names(names, classes, len(usage)), wide) if w])
+    side.tick_params(length=0)
     return figure

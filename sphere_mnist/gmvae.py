@@ -23,7 +23,7 @@ from .evaluation import aae_names, accuracy, assign_all, evaluating
 from .figures import cluster_colors, montage
 from .models import Network, SmallDecoder, SmallEncoder, autocast, check_shape
 from .sphere import project
-from .training import Batch, System
+from .training import Batch, System, follow_usage, usage_row
 
 # %% ../nbs/20_gmvae.ipynb #60ed3279
 def bernoulli_loss(
@@ -312,7 +312,7 @@ class GMVAE(MixtureModel):
             prior = self.components(w)
             log_p = log_density(x, *prior)
         logits = log_p if exact else one.logits # of the components: (M, N, K), or (N, K)
-        if self.training: self.usage = self.usage.lerp(batch.gather(logits.detach().softmax(-1).flatten(0, -2)).mean(0), max(.02, 1/(batch.step + 1)))
+        if self.training: follow_usage(self.usage, batch.gather(logits.detach().flatten(0, -2)), batch.step)
         def cluster():
             if self.cluster_prior == 'aggregate': return balance_loss(batch.gather(self.logits(both)))
             return free_bits_loss(batch.gather(uniform_kl(logits).flatten()), self.free_bits) if exact else uniform_kl(logits).mean()
@@ -350,10 +350,7 @@ class GMVAE(MixtureModel):
                         torch.stack([g.var(0, correction=0).clamp_min(1e-2).log() for g in groups]))
 
     def monitor(self):
-        used = int((self.usage > 1/(10*self.n_clusters)).sum())
-        row = dict(components_used=used, usage=[round(v, 4) for v in self.usage.tolist()])
-        if used < self.n_clusters:
-            row['warning'] = f'{self.n_clusters - used} of {self.n_clusters} components are dead: each has less than a tenth of its share'
+        row = usage_row(self.usage)
         self.epochs += 1
         if self.visualise and self.epochs.item() % self.visualise == 0: row['snapshot'] = snapshot(self, self.watched)
         return row

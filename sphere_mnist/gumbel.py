@@ -21,7 +21,7 @@ from .figures import cluster_colors
 from .gmvae import component_figure
 from .models import Network, SmallDecoder, SmallEncoder, autocast
 from .sphere import project
-from .training import Batch, System, counted, scheduled
+from .training import Batch, System, counted, follow_usage, scheduled, usage_row
 
 # %% ../nbs/21_gumbel.ipynb #3fb6c56f
 def gumbel_noise(
@@ -261,7 +261,7 @@ class GumbelGMVAE(MixtureVAE):
                 balance=lambda: balance_loss(batch.gather(both)), sharpness=lambda: sharpness_loss(both),
                 consistency=lambda: consistency_loss(*both.chunk(2)),
                 discovered=lambda: self.discovered_loss(both, batch))
-        if self.training: self.usage.lerp_(batch.gather(logits.detach().softmax(1)).mean(0), max(.01, 1/(batch.step + 1)))
+        if self.training: follow_usage(self.usage, batch.gather(logits.detach()), batch.step)
         return {name: terms[name]() for name in batch.terms}
 
     def bound(self, x, h, logits, batch, progress):
@@ -283,10 +283,7 @@ class GumbelGMVAE(MixtureVAE):
         rec = loss(decoded, self.target(x).flatten(1)[:, None])
         return dict(reconstruction=(share*rec).sum(1).mean(), gaussian=(share*kl).sum(1).mean())
 
-    def monitor(self):
-        K = self.n_clusters
-        dead = int((self.usage*10*K <= 1).sum())
-        return dict(components_used=K - dead, warning=f'{dead} of {K} clusters are dead: each has less than a tenth of its share' if dead else None)
+    def monitor(self): return usage_row(self.usage)
 
     def figures(self, images, rows=()):
         "What a run draws of this system besides what all have: name -> function that makes the figure."

@@ -40,6 +40,8 @@ def choose_k(
     ks = sorted(ks)
     if not ks or ks[0] < 2: raise InputError(f'numbers of clusters {ks}: give 2 or more')
     if len(codes) <= ks[-1] + 1: raise InputError(f'{len(codes)} images for up to {ks[-1]} clusters: give more images, or try fewer clusters')
+    for z in others:
+        if len(z) != len(codes): raise InputError(f'{len(z)} further descriptions of {len(codes)} points: give one for each point')
     generator = counted(seed)
     some = torch.randperm(len(codes), generator=generator)[:n]
     rows = [project(z.detach().cpu().float())[some] for z in (codes, *others)]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MIXTURE', 'GROW', 'PRETRAIN', 'PROTOCOLS', 'ComponentHeads', 'mix', 'pimax_loss', 'group_means', 'pull_loss',
            'push_loss', 'MixEm', 'read_out', 'component_start', 'cluster_features', 'partition_scores',
-           'cluster_evaluation', 'start_scores', 'starts_figure', 'usage_figure']
+           'cluster_evaluation', 'start_scores', 'starts_figure']
 
 # %% ../nbs/31_mixem.ipynb #1af57333
 import math
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from .data import Images, InputError, choose, to_float
 from .discover import balance_loss, contrast_loss, discover_images, sharpness_loss
 from .evaluation import ari, embed_all, evaluating, hungarian_acc, nmi, usage_entropy
-from .figures import PALETTE, cluster_colors
+from .figures import PALETTE
 from .models import Network, autocast
 from .simclr import CPU_RUN, PHOTO_RUN, SimCLR, head_layers, probe_scores, weight_decay
 from .sphere import project
-from .training import Batch, counted, load_tensors, read_tensors
+from .training import Batch, counted, follow_usage, load_tensors, read_tensors, usage_row
 
 # %% ../nbs/31_mixem.ipynb #f3b6e091
 class ComponentHeads(nn.Module):
@@ -157,7 +157,7 @@ class MixEm(SimCLR):
             push=lambda: sum(push_loss(z, c, K, self.dummies) for _, z, c in views),
             discovered=lambda: self.discovered_loss(a, batch),
             decay=lambda: weight_decay(self))
-        if self.training: self.usage.lerp_(torch.cat([a1, a2]).detach().softmax(1).mean(0), max(.01, 1/(batch.step + 1)))
+        if self.training: follow_usage(self.usage, torch.cat([a1, a2]), batch.step)
         return {name: terms[name]() for name in wanted}
 
     def heads(self, h):
@@ -166,16 +166,11 @@ class MixEm(SimCLR):
 
     def assign(self, images): return self.heads(self.features(images))[0].softmax(1)
 
-    def monitor(self):
-        dead = int((self.usage*10*self.n_clusters <= 1).sum())
-        return dict(usage=[round(v, 4) for v in self.usage.tolist()],
-                    warning=f'{dead} of {self.n_clusters} components are dead: {self.remedy}' if dead else None)
+    def monitor(self): return usage_row(self.usage)
 
     def scores(self, images): return probe_scores(embed_all(self, images), images.labels) | start_scores(self, images)
 
-    def figures(self, images, rows=()):
-        made = dict(starts=lambda: starts_figure(cluster_evaluation(self, images)))
-        return made | dict(usage=lambda: usage_figure(rows)) if any('usage' in r for r in rows) else made
+    def figures(self, images, rows=()): return dict(starts=lambda: starts_figure(cluster_evaluation(self, images)))
 
 # %% ../nbs/31_mixem.ipynb #691a7ff9
 MIXTURE = dict(contrast=1, balance=2, pimax=.1, sharpness=0, pull=.1, push=.05)
@@ -313,20 +308,4 @@ def starts_figure(
     ax.set(yticks=range(len(names)), yticklabels=names, xlabel='matched ACC', ylim=(len(names) - .5, -.5))
     figure.suptitle(title or f'k-means from components: {100*np.mean(gains):+.1f} points over random starts', fontsize='medium')
     figure.legend(loc='outside lower center', ncols=3, frameon=False, fontsize='small')
-    return figure
-
-# %% ../nbs/31_mixem.ipynb #cac1cbf7
-def usage_figure(
-    rows:list, # of `metrics.jsonl`, with `usage`
-    title:str|None=None, # by default the smallest and the largest share at the end
-): # matplotlib Figure
-    "The share of each component over the epochs."
-    from matplotlib.figure import Figure
-    usage = np.array([r['usage'] for r in rows]).T
-    figure = Figure(figsize=(6.4, 2.4), dpi=80, layout='constrained')
-    ax = figure.subplots()
-    ax.stackplot(np.arange(1, len(rows) + 1), usage, colors=cluster_colors(len(usage)), edgecolor='white', linewidth=.5)
-    for i in np.flatnonzero(np.diff([r['stage'] for r in rows])): ax.axvline(i + 1.5, color='black', linestyle='--')
-    ax.set(xlabel='epoch', ylabel='share of the gate', ylim=(0, 1), xlim=(1, max(2, len(rows))),
-           title=title or f'At the end a component has from {usage[:, -1].min():.0%} to {usage[:, -1].max():.0%} of the gate')
     return figure

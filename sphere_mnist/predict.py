@@ -9,6 +9,7 @@ __all__ = ['otsu_threshold', 'paper', 'ink', 'digit_mask', 'stroke_width', 'norm
 # %% ../nbs/55_predict.ipynb #78fbb66d
 from functools import cache
 from importlib import resources
+from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -94,6 +95,9 @@ def normalize_digit(
 )->Tensor: # uint8 (1, 28, 28), white on black
     "A digit as MNIST has it."
     from scipy import ndimage
+    if pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) not in (1, 3):
+        kind = str(pixels.dtype).removeprefix('torch.')
+        raise InputError(f'a picture of shape {tuple(pixels.shape)} and {kind}: give uint8 (1 or 3, H, W)')
     if min(pixels.shape[1:]) < 8: raise InputError(f'a picture of {pixels.shape[2]} x {pixels.shape[1]} pixels shows no digit: give 8 x 8 or more')
     if (side := max(pixels.shape[1:])) > 256:
         pixels = F.interpolate(pixels[None], [max(8, round(n*256/side)) for n in pixels.shape[1:]], mode='bilinear', antialias=True)[0]
@@ -132,14 +136,15 @@ def shipped_model()->System: # in evaluation mode
 
 # %% ../nbs/55_predict.ipynb #1b80d279
 def predict_digits(
-    pictures:list, # picture files, or uint8 tensors (C, H, W), of one digit each
+    pictures:list, # picture files, or uint8 tensors or arrays (C, H, W), of one digit each
     system:System|None=None, # of images of 28 x 28; the shipped model by default
 )->list[dict]: # label ('' where the cluster has no name), confidence, cluster
     "What digit is in each picture."
     system = shipped_model() if system is None else system
     if not len(pictures): raise InputError('no pictures: give at least one')
+    if isinstance(pictures, (str, Path)): raise InputError(f'pictures is {str(pictures)!r}: give a list of files')
     def normalized(picture):
-        if isinstance(picture, Tensor): return normalize_digit(picture)
+        if isinstance(picture, (Tensor, np.ndarray)): return normalize_digit(torch.as_tensor(picture))
         pixels = read_picture(picture)
         try: return normalize_digit(pixels)
         except InputError as e: raise InputError(f'{picture}: {e}') from None

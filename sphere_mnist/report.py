@@ -7,12 +7,12 @@ __all__ = ['KINDS', 'FIGURES', 'LIMIT', 'SCORES', 'STYLE', 'TEMPLATE', 'embedded
            'exemplars_in', 'shares', 'cluster_rows', 'spelled', 'score_rows', 'setting_rows', 'report', 'write_report']
 
 # %% ../nbs/56_report.ipynb #89898780
-import base64, json
+import base64, json, shlex
 from io import BytesIO
 from pathlib import Path
 import torch
 from jinja2 import Environment, StrictUndefined
-from .cli import APART, provenance
+from .cli import APART
 from .data import Images
 from .evaluation import assign_all, evaluating
 from .figures import montage
@@ -40,7 +40,7 @@ FIGURES = dict( # name -> heading, what kind of picture it is
     components=('Drawn from each cluster', 'Images that the decoder draws, a row for each cluster'),
     style=('Style', 'Images that the decoder draws while the style changes from left to right, a row for each cluster'),
     starts=('Starting points', 'Scores of several ways to read clusters out of the same codes'),
-    usage=('Use of the clusters', 'Line charts over the epochs: how much of the images each cluster holds'),
+    usage=('Use of the components', 'A band for each component over the epochs: its share of the images'),
     plane=('Plane', 'A scatter plot of codes in the plane, coloured by class'))
 
 # %% ../nbs/56_report.ipynb #ed41acdc
@@ -62,8 +62,8 @@ def figures_of_run(
 )->tuple[list[dict], list[str]]: # figures with heading, alt and src; sentences on those left out
     "The figures of a run, ready for a page."
     place, shown, left, used = folder/'figures', [], [], 0
-    try: captions = json.loads((place/'captions.json').read_text())
-    except (OSError, ValueError): captions = {} # of an earlier version
+    try: captions = dict(json.loads((place/'captions.json').read_text()))
+    except (OSError, ValueError, TypeError): captions = {} # lost, or damaged: the figures are there all the same
     files = [f for f in place.glob('*') if f.suffix in KINDS]
     order = {name: i for i, name in enumerate(FIGURES)}
     for file in sorted(files, key=lambda f: (order.get(f.stem, len(order)), f.name)):
@@ -143,7 +143,7 @@ def score_rows(
     result:dict, # of result.json
 )->list[tuple[str, str, str]]: # name, value, what it is
     "The scores, those that all systems have first."
-    own = [k for k in result if k not in SCORES and k not in ('system', 'preset', 'data', 'split')]
+    own = [k for k in result if k not in SCORES and k not in ('system', 'preset', 'data', 'split', 'version', 'torch', 'hardware')]
     return [(title, spelled(result[k]), meaning) for k, (title, meaning) in SCORES.items()] + [(k, spelled(result[k]), '') for k in own]
 
 # %% ../nbs/56_report.ipynb #951bf47c
@@ -229,14 +229,14 @@ def report(
     "The page of a run."
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
     figures, left = figures_of_run(folder, system.name)
-    clusters, here = cluster_rows(system, scored), provenance()
+    clusters = cluster_rows(system, scored)
     size = sum(p.numel() for p in system.parameters())
     filled = dict(
         title=f'{result["system"]} ({result["preset"]}) on {result["data"]}', style=STYLE.strip(), scores=score_rows(result), clusters=clusters,
         lead=f'{result["n"]:,} images ({result["split"]}) of {scored.origin} in {len(clusters)} clusters, by a system of {size:,} parameters.',
         known=scored.labels is not None, exemplars=any(row['exemplars'] for row in clusters), figures=figures, left=left,
-        settings=setting_rows(args), repeat=f'sphere_mnist cluster --config {folder}/config.yaml',
-        origin=f'sphere_mnist {here["version"]}, torch {here["torch"]}, {here["hardware"]}')
+        settings=setting_rows(args), repeat=f'sphere_mnist cluster --config {shlex.quote(str(folder/"config.yaml"))}',
+        origin=f'sphere_mnist {result["version"]}, torch {result["torch"]}, {result["hardware"]}')
     kilobytes = len(template.render(filled, size=0).encode())/1000
     return template.render(filled, size=f'{kilobytes:,.0f}')
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .augment import make_warp
-from .centers import collapse_warning, group_centers, moving_centers, separation
+from .centers import ONE_POINT, collapse_warning, group_centers, moving_centers, separation
 from .data import Images, InputError, to_float
 from .discover import (NamedSystem, balance_loss, class_shares, consistency_loss, contrast_loss,
                                    discover_images, sharpness_loss, wanted_shares)
@@ -128,6 +128,10 @@ class Spherical(SphereModel):
         centers = self.centers()
         return dict(separation=separation(centers).smallest, centers=[[round(v, 4) for v in c] for c in centers.tolist()],
                     warning=collapse_warning(centers))
+
+    def collapse(self):
+        centers = self.centers()
+        return collapse_warning(centers) if separation(centers).mean < ONE_POINT else None
 
 # %% ../nbs/10_spherical.ipynb #7fc429b9
 def published_preset(

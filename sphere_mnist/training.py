@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['SHAPES', 'HELD', 'scheduled', 'counted', 'Batch', 'send', 'gather_rows', 'System', 'write_whole', 'tensors', 'pack',
            'split_header', 'read_tensors', 'check_settings', 'check_tensors', 'load_tensors', 'Stage', 'share_epochs',
-           'preset_stages', 'batches', 'save_checkpoint', 'newest_checkpoint', 'load_checkpoint', 'NonFiniteLoss',
-           'check_finite', 'choose_device', 'keep_memory', 'look', 'spread', 'agreement', 'watch', 'claimed', 'alive',
-           'Run', 'train', 'processes', 'prepare', 'agree', 'tracking', 'tracked', 'numbers', 'progress_bar',
-           'train_stage', 'train_epoch', 'train_again', 'read_restarts', 'forget']
+           'check_prepared', 'preset_stages', 'batches', 'save_checkpoint', 'newest_checkpoint', 'read_checkpoint',
+           'load_checkpoint', 'NonFiniteLoss', 'check_finite', 'choose_device', 'keep_memory', 'look', 'spread',
+           'agreement', 'follow_usage', 'usage_row', 'watch', 'how_collapsed', 'claimed', 'alive', 'Run', 'train',
+           'processes', 'prepare', 'agree', 'tracking', 'tracked', 'numbers', 'progress_bar', 'train_stage',
+           'train_epoch', 'train_again', 'read_restarts', 'forget']
 
 # %% ../nbs/06_train.ipynb #ddeec114
 import ctypes, hashlib, inspect, io, json, math, os, pickle, re, shutil, sys, threading, time
@@ -117,7 +118,8 @@ class System(nn.Module, PyTorchModelHubMixin, library_name='sphere_mnist', licen
     "What the loop, the scores and the command line know of a clustering system."
     name = 'system'
     presets = {} # name -> dict(system=arguments, stages=[arguments of Stage])
-    remedy = '' # what to do about clusters that end empty
+    remedy = '' # what to do about clusters that end empty and components that die
+    needs = {} # term -> method that must have prepared its stage, or one before
     precision = torch.float32 # of the networks; the terms are always float32
 
     def forward(self, batch:Batch, progress:float)->dict[str, Tensor]:
@@ -157,6 +159,8 @@ class System(nn.Module, PyTorchModelHubMixin, library_name='sphere_mnist', licen
     @classmethod
     def check(cls, images:Images, scored:Images):
         "Raise `InputError` where a run on `images` could not be finished with `scored`, before it starts."
+        if images.shape != scored.shape:
+            raise InputError(f'{images.name} has shape {tuple(images.shape)} to train on and {tuple(scored.shape)} to score: give both the same shape.')
 
     def scores(self, images:Images)->dict: # name -> number
         "Scores of this kind of system, besides those that all have."
@@ -173,6 +177,10 @@ class System(nn.Module, PyTorchModelHubMixin, library_name='sphere_mnist', licen
     def monitor(self)->dict:
         "What an epoch's row of `metrics.jsonl` says besides the terms; JSON values."
         return {}
+
+    def collapse(self)->str|None:
+        "How all clusters have fallen together where no count of their images shows it; asked after training."
+        return None
 
     def generate_model_card(self, results=(), **kwargs):
         "The README of a shared model."
@@ -330,6 +338,20 @@ def share_epochs(
     bounds = np.round(np.cumsum(epochs)*total/max(1, sum(epochs))).astype(int)
     return np.diff(bounds, prepend=0).tolist()
 
+# %% ../nbs/06_train.ipynb #aa02ad6d
+def check_prepared(
+    system:type[System], # its class
+    preset:str, # its name
+    stages:list[dict], # arguments of `Stage`, in order
+):
+    "Refuse a term that learns from what no stage has prepared."
+    for term, method in system.needs.items():
+        ready = [s.get('prepare') == method for s in stages]
+        if any(term in s['weights'] and not any(ready[:i + 1]) for i, s in enumerate(stages)):
+            able = [name for name, p in system.presets.items() if any(s.get('prepare') == method for s in p['stages'])]
+            raise InputError(f'The preset {preset!r} prepares nothing that the term {term!r} could learn from: leave its weight out, '
+                             f'or take another preset ({", ".join(able)}).')
+
 # %% ../nbs/06_train.ipynb #ba4d30e9
 def preset_stages(
     system:type[System], # its class
@@ -376,6 +398,7 @@ def preset_stages(
         s['weights'] = {k: (weights or {}).get(k, w) for k, w in s['weights'].items()}
     stages[-1]['weights'] |= {k: w for k, w in (weights or {}).items() if k not in used}
     if not any(w for s in stages for w in s['weights'].values()): raise InputError('All weights are 0: give one term a weight above 0.')
+    check_prepared(system, preset, stages)
     if epochs is not None:
         for s, n in zip(stages, share_epochs([s['epochs'] for s in stages], epochs)): s['epochs'] = n
     return [Stage(made, **s) for s in stages]
@@ -427,13 +450,10 @@ def newest_checkpoint(
     return max((p for p in (folder/'checkpoints').glob('[0-9]*') if p.is_dir()), default=None)
 
 # %% ../nbs/06_train.ipynb #760ec235
-def load_checkpoint(
-    folder:Path, # the run folder
-    systems:list[System], # get the saved values
-)->tuple[dict, dict|None, dict|None]|None: # state, optimiser state, best weights; None where the run has no checkpoint yet
-    "The newest checkpoint of a run; a damaged one is an error."
-    path = newest_checkpoint(folder)
-    if path is None: return None
+def read_checkpoint(
+    path:Path, # of one checkpoint
+)->tuple[dict, dict, dict|None, dict|None]: # state, values of the systems, optimiser state, best weights
+    "What is in a checkpoint; a damaged one is an error."
     try:
         files = {f.name: f.read_bytes() for f in path.iterdir()}
         manifest = json.loads(files.pop('manifest.json', b'{}'))
@@ -442,9 +462,21 @@ def load_checkpoint(
         state, saved = json.loads(files['state.json']), load(files['systems.safetensors'])
         optimiser = torch.load(io.BytesIO(files['optimiser.pt']), weights_only=True) if 'optimiser.pt' in files else None
         best = load(files['best.safetensors']) if 'best.safetensors' in files else None
+        if not isinstance(state, dict): raise ValueError('state.json')
     except (OSError, EOFError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError, pickle.UnpicklingError) as e:
         if isinstance(e, pickle.UnpicklingError): e = 'optimiser.pt holds more than tensors' # torch explains how to load it all the same
         raise InputError(f'The checkpoint {path} is damaged ({e}): start the run again in a new folder.') from None
+    return state, saved, optimiser, best
+
+# %% ../nbs/06_train.ipynb #c6c909e1
+def load_checkpoint(
+    folder:Path, # the run folder
+    systems:list[System], # get the saved values
+)->tuple[dict, dict|None, dict|None]|None: # state, optimiser state, best weights; None where the run has no checkpoint yet
+    "Go on from the newest checkpoint of a run."
+    path = newest_checkpoint(folder)
+    if path is None: return None
+    state, saved, optimiser, best = read_checkpoint(path)
     for i, system in enumerate(systems):
         load_tensors(system, {k.partition('.')[2]: v for k, v in saved.items() if k.partition('.')[0] == str(i)})
     return state, optimiser, best
@@ -517,6 +549,23 @@ def agreement(
     if p is None or labels is None or not (labels >= 0).any(): return {}
     return {name: round(score(p.argmax(1), labels), 4) for name, score in dict(acc=hungarian_acc, nmi=nmi, ari=ari).items()}
 
+# %% ../nbs/06_train.ipynb #b497446d
+def follow_usage(
+    usage:Tensor, # (K,) mean share of each component, changed in place
+    logits:Tensor, # (..., K) of this step
+    step:int, # of the run, from 0
+):
+    "Take the components' shares in one step into their moving mean."
+    usage.lerp_(logits.detach().softmax(-1).flatten(0, -2).mean(0), max(.01, 1/(step + 1)))
+
+def usage_row(
+    usage:Tensor, # (K,)
+)->dict: # usage, components_used, and a warning or None
+    "What an epoch's row says about the components."
+    K, dead = len(usage), int((usage*10*len(usage) <= 1).sum())
+    return dict(usage=[round(u, 4) for u in usage.tolist()], components_used=K - dead,
+                warning=f'{dead} of {K} components are dead: each has at most a tenth of its share' if dead else None)
+
 # %% ../nbs/06_train.ipynb #29e57946
 def watch(
     system:System,
@@ -527,8 +576,20 @@ def watch(
     found = spread(p)
     lost = found['n_clusters'] - found['clusters_used'] if found else 0
     warning = f'{lost} of {found["n_clusters"]} clusters are empty, the largest holds {found["largest"]:.0%} of the images' if lost else None
+    warning = own.get('warning') or warning
     if warning and system.remedy: warning += f': {system.remedy}'
-    return {**found, **agreement(p, None if images.labels is None else images.labels[some].cpu()), **own, 'warning': own.get('warning') or warning}
+    return {**found, **agreement(p, None if images.labels is None else images.labels[some].cpu()), **own, 'warning': warning}
+
+# %% ../nbs/06_train.ipynb #b18f8e60
+def how_collapsed(
+    system:System, # trained
+    images:Images, # it was trained on
+)->dict: # `spread` and why; empty where it has not
+    "Whether at most half of the clusters are in use, or the system says that they have fallen together."
+    found = spread(look(system, images)[1])
+    half = 'at most half of the clusters are in use' if found and 2*found['clusters_used'] <= found['n_clusters'] else None
+    why = half or system.collapse()
+    return found | dict(why=why) if why else {}
 
 # %% ../nbs/06_train.ipynb #509a81de
 HELD = set() # (folder, thread) of each folder that is claimed here
@@ -581,7 +642,7 @@ class Run:
         found = load_checkpoint(folder, systems) if resume else None
         if found:
             state, self.optimiser, self.best = found
-            if not isinstance(state, dict) or any(type(state.get(k)) is not type(v) for k, v in self.state.items() if v is not None) \
+            if any(type(state.get(k)) is not type(v) for k, v in self.state.items() if v is not None) \
                     or min(state['stage'], state['epoch'], state['step']) < 0 or not {'rows', 'rows_sha256'} <= state.keys():
                 raise InputError(f'The checkpoint in {folder} is damaged (state.json): start the run again in a new folder.')
             for key in ('systems', 'seed'):
@@ -620,7 +681,7 @@ class Run:
 # %% ../nbs/06_train.ipynb #50b93fc0
 def train(
     stages:list[Stage], # in order
-    images:Images, # training images; labels are not looked at
+    images:Images, # training images; labels, where known, are for the rows alone
     out:str|Path|None=None, # run folder for metrics, checkpoints and the model; None keeps nothing
     seed:int=0, # >= 0
     resume:bool=False, # go on with the run in `out`
@@ -823,7 +884,7 @@ def train_again(
     restarts:int=2, # at most
     **options, # of `train`
 )->tuple[System, list[dict]]: # the system, and for each run that collapsed its seed and how
-    "Train, and start again from another seed where at most half of the clusters are in use."
+    "Train, and start again from another seed where the clusters have collapsed."
     from accelerate.utils import broadcast_object_list
     folder = Path(out) if out is not None else None
     record = folder/'restarts.json' if folder else None
@@ -834,8 +895,8 @@ def train_again(
             now = seed + 1000*len(collapsed)
             if collapsed: resume = forget(folder, now)
             system = train(make(now), images, out, now, resume, **options)
-            found = broadcast_object_list([spread(look(system, images.to(next(system.parameters()).device))[1])])[0]
-            if not found or 2*found['clusters_used'] > found['n_clusters'] or len(collapsed) == restarts: return system, collapsed
+            found = broadcast_object_list([how_collapsed(system, images.to(next(system.parameters()).device))])[0]
+            if not found or len(collapsed) == restarts: return system, collapsed
             collapsed = [*collapsed, dict(seed=now) | found]
             if record and main: write_whole(record, lambda f: f.write_text(json.dumps(collapsed, indent=2) + '\n'))
 
@@ -858,8 +919,9 @@ def forget(
 )->bool: # is there a checkpoint to go on from?
     "Remove what a run with another seed has left."
     from accelerate import PartialState
-    def own(): return folder is not None and any(
-        json.loads(f.read_text())['seed'] == seed for f in folder.glob('checkpoints/[0-9]*/state.json'))
+    def own():
+        path = folder and newest_checkpoint(folder)
+        return path is not None and read_checkpoint(path)[0].get('seed') == seed
     if folder is not None and PartialState().is_main_process and not own():
         shutil.rmtree(folder/'checkpoints', ignore_errors=True)
         (folder/'metrics.jsonl').unlink(missing_ok=True)

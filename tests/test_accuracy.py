@@ -5,7 +5,7 @@ import pytest
 
 root = Path(__file__).parent.parent
 RESULT = ('system preset data split n seed draw exemplars acc_exemplar acc majority_acc nmi ari clusters_used restarts seconds epochs '
-          'threads').split()
+          'threads version commit torch hardware').split()
 
 
 def cluster(folder, *args):

@@ -77,7 +77,8 @@ def template(tmp_path_factory):
         for name, arrays in dict(nothing={}, names=dict(a=PIXELS), labels=dict(x=PIXELS, y=Y[:5]), onehot=dict(x=PIXELS, y=np.eye(3)[Y]),
                                  words=dict(x=np.array(['a', 'b'])), classes=dict(x=PIXELS, y=Y, classes=np.array(['a'])),
                                  class_0d=dict(x=PIXELS, y=Y, classes=np.array(3)), half=dict(x_train=PIXELS, y_train=Y),
-                                 nan=dict(x=np.where(ROWS > 1.5, np.nan, ROWS)), gap=dict(x=PIXELS, y=Y*2), dates=dict(x=PIXELS, y=Y.astype('M8[D]'))).items():
+                                 nan=dict(x=np.where(ROWS > 1.5, np.nan, ROWS)), gap=dict(x=PIXELS, y=Y*2), wide=dict(x_train=PIXELS, x_test=np.pad(PIXELS, [(0, 0), (0, 0), (0, 1)])),
+                                 grey=dict(x_train=PIXELS, x_test=np.stack([PIXELS]*3, -1)), columns=dict(x_train=ROWS, x_test=ROWS[:, 1:]), dates=dict(x=PIXELS, y=Y.astype('M8[D]'))).items():
             np.savez(f'{name}.npz', **arrays)
         for folder in ('no_pictures', 'flat_and_classes/a', 'empty_class/a', 'empty_class/b', 'only_train/train', 'one_sorted/train/a', 'one_sorted/test',
                        'links', 'dead_link', 'loop', 'broken'): Path(folder).mkdir(parents=True)
@@ -417,6 +418,9 @@ COMMANDS = {
     'cluster --data pickle.npy': 'pickle.npy cannot be read',
     'cluster --data object.npz': 'object.npz cannot be read',
     'cluster --data gap.npz': 'no image is labelled 1',
+    'cluster --data wide.npz --clusters 2': 'to train on and (1, 8, 9) to score: give both the same shape',
+    'cluster --data grey.npz --clusters 2': 'to train on and (3, 8, 8) to score: give both the same shape',
+    'cluster --data columns.npz --clusters 2': 'to score: give both the same shape',
     'cluster --data empty.png': 'empty.png cannot be read',
     'cluster --data whole.npz --data-dir README --data mnist': 'is not a folder',
     'cluster --data whole.npz --seed 1e30': 'seed',
@@ -472,6 +476,7 @@ COMMANDS = {
     'export model.bin --run run': "unknown kind of export '.bin'",
     'export model.pt2 --run nowhere': 'not a run folder',
     'panel run': 'out',
+    'draws run --per-class 0': '0 exemplars of each class: give 1 or more',
     'panel nowhere --out p.png': 'not a run folder',
     'info more': 'more',
     'cluster --help-me': 'help',
@@ -592,6 +597,8 @@ RUNS = dict( # what is done to a run, the command, what is said
     checkpoint_other_seed=(lambda: sealed(state=state(seed=9)), 'cluster --resume --out open', 'made with seed 9'),
     checkpoint_other_system=(lambda: sealed(state=state(systems=['gmvae'])), 'cluster --resume --out open', 'made with systems'),
     restarts_words=(lambda: Path('open/restarts.json').write_text('no JSON'), 'cluster --resume --out open', 'restarts.json is damaged'),
+    restarts_state=(lambda: (Path('open/restarts.json').write_text('[{"seed": 0}]'), sealed(state=b'[]')), 'cluster --resume --out open', 'is damaged (state.json)'),
+    restarts_torn=(lambda: (Path('open/restarts.json').write_text('[{"seed": 0}]'), next(Path('open').glob('checkpoints/*/state.json')).write_text('{')), 'cluster --resume --out open', 'is damaged (state.json)'),
     restarts_dict=(lambda: Path('open/restarts.json').write_text('{"a": 1}'), 'cluster --resume --out open', 'restarts.json is damaged'),
     init_from_pickle=(lambda: Path('run/model.safetensors').write_bytes(pickle.dumps(Trap())), 'cluster --data whole.npz --system mixem --init-from run --out new', 'is damaged'))
 

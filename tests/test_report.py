@@ -1,5 +1,5 @@
 """The page of a run, read by a parser of HTML as a browser would."""
-import json
+import json, re, shlex
 from html.parser import HTMLParser
 from pathlib import Path
 import numpy as np
@@ -105,6 +105,27 @@ def test_the_numbers_of_the_result_are_on_it(page, folder):
     assert all(f'--{key.replace("_", "-")}' in words for key in ('system', 'data', 'epochs', 'exemplars'))
     size = (folder/'report.html').stat().st_size
     assert f'one file of {size/1000:,.0f} kB' in words and size < 3_000_000
+
+
+@pytest.mark.parametrize('text', ['[]', '[1]', 'null', '{', '3'])
+def test_captions_that_are_damaged_cost_no_figure(tmp_path, text):
+    place = tmp_path/'figures'
+    place.mkdir()
+    Image.new('L', (4, 4)).save(place/'curves.png')
+    (place/'captions.json').write_text(text)
+    assert [f['heading'] for f in report.figures_of_run(tmp_path, 'spherical')[0]] == ['Curves']
+
+
+def test_the_same_run_again_is_a_line_for_a_shell(folder):
+    said = Page((folder/'report.html').read_text()).words()
+    again = shlex.split(re.search(r'The same run again: (.*?config\.yaml\S*)', said)[1])
+    assert again[:3] == ['sphere_mnist', 'cluster', '--config'] and Path(again[3]).samefile(folder/'config.yaml')
+    result = json.loads((folder/'result.json').read_text())
+    (folder/'result.json').write_text(json.dumps(result | dict(torch='0.1', version='0.0.1', hardware='8 x abacus')))
+    assert cli.main(['evaluate', str(folder), '--quiet']) == 0
+    assert 'sphere_mnist 0.0.1, torch 0.1, 8 x abacus' in Page((folder/'report.html').read_text()).words()
+    (folder/'result.json').write_text(json.dumps(result))
+    assert cli.main(['evaluate', str(folder), '--quiet']) == 0
 
 
 def test_evaluate_writes_page_and_list_anew(folder, capsys):
