@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault('TQDM_DISABLE', '1')
+os.environ.setdefault('OMP_NUM_THREADS', '1') # the same bits each time, and as fast on a busy machine
 root = Path(__file__).parent
 
 
@@ -48,13 +49,30 @@ def pytest_unconfigure(config):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item): # what asks may catch the error itself
     item.config.asked.clear()
+    threads = threads_now()
     result = yield
     if item.config.asked: raise NetworkAsked(f'{item.name} asked the network for {", ".join(map(str, item.config.asked))}')
+    if threads and threads != threads_now(): raise LeftBehind(f'{item.name} began with {threads} threads and leaves {threads_now()}')
     return result
+
+
+def threads_now():
+    "How many threads PyTorch uses; bits of a run depend on it."
+    return sys.modules['torch'].get_num_threads() if hasattr(sys.modules.get('torch'), 'get_num_threads') else None
+
+
+def callables():
+    "What the modules of the package hold now."
+    modules = {name: module for name, module in [*sys.modules.items()] if name.startswith('sphere_mnist.')}
+    return {(name, key): value for name, module in modules.items() for key, value in vars(module).items() if callable(value)}
 
 
 class NetworkAsked(Exception):
     "A test asked for more than this machine."
+
+
+class LeftBehind(Exception):
+    "A test changed what the next one stands on."
 
 
 def pytest_collect_file(file_path, parent):
@@ -84,12 +102,18 @@ class NotebookItem(pytest.Item):
         if option.package: as_package(notebook)
         os.environ['IN_TEST'] = '1'
         if str(root) not in sys.path: sys.path.insert(0, str(root))
-        shell, where = CaptureShell(self.path), os.getcwd()
+        shell, where, before = CaptureShell(self.path), os.getcwd(), callables()
         os.chdir(self.path.parent)
         try: shell.run_all(notebook, exc_stop=True, preproc=lambda cell: skipped(cell, flags))
         except Exception: raise NotebookError(shell.prettytb(fname=self.path)) from None
         finally: os.chdir(where)
-        if option.save: write_nb(notebook, self.path)
+        now = callables()
+        replaced = [f'{module}.{name}' for (module, name), value in before.items() if now.get((module, name)) is not value]
+        if replaced: raise LeftBehind(f'{self.name} leaves {", ".join(replaced)} replaced: put back what was there')
+        if option.save:
+            for cell in notebook.cells: # what shows itself leaves an empty result besides
+                if cell.get('outputs'): cell.outputs = [o for o in cell.outputs if o.get('data') != {}]
+            write_nb(notebook, self.path)
 
     def repr_failure(self, excinfo, style=None):
         return str(excinfo.value) if isinstance(excinfo.value, NotebookError) else super().repr_failure(excinfo, style)

@@ -9,8 +9,8 @@ ini.read(here/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 licences = {'apache2': 'Apache-2.0'}
 statuses = {'3': '3 - Alpha', '4': '4 - Beta', '5': '5 - Production/Stable'}
-extras = {name: cfg[f'{name}_requirements'].split() for name in ('export', 'demo', 'docs', 'bench')}
-of_dev = [package for name in ('export', 'demo', 'docs') for package in extras[name]] # clustpy, of bench, wants a compiler
+extras = {name: cfg[f'{name}_requirements'].split() for name in ('export', 'demo', 'backbones', 'docs', 'bench')}
+of_dev = [package for name in ('export', 'demo', 'backbones', 'docs') for package in extras[name]] # clustpy, of bench, wants a compiler
 
 setup(
     name=cfg['lib_name'],

@@ -6,7 +6,8 @@ import pytest
 
 NAMES = ('chromium', 'chromium-browser', 'google-chrome')
 FLAGS = ('--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync '
-         '--use-angle=swiftshader --enable-unsafe-swiftshader').split() # WebGL without a graphics card, and no network of its own
+         '--use-angle=swiftshader --enable-unsafe-swiftshader --use-fake-ui-for-media-stream --use-fake-device-for-media-stream'
+         ).split() # WebGL without a graphics card, a camera that shows a test pattern, and no network of its own
 
 
 @pytest.fixture(scope='module')

@@ -4,11 +4,11 @@ from functools import partial
 from pathlib import Path
 import pytest
 import torch
-from sphere_mnist import benchmark, cli
+from sphere_mnist import benchmark, cli, systems
 from sphere_mnist.data import InputError, load_images
 from sphere_mnist.training import counted
 
-PRESENT = [name for name, peer in benchmark.PEERS.items() if not benchmark.missing(peer)]
+PRESENT = [name for name, peer in benchmark.peers().items() if not benchmark.missing(peer)]
 
 
 @pytest.fixture(scope='module')
@@ -25,8 +25,8 @@ def short(monkeypatch):
     "Half a round of ClustPy, one epoch for each stage of ours, no restarts."
     monkeypatch.setattr(benchmark, 'train_again', partial(benchmark.train_again, restarts=0))
     monkeypatch.setattr(benchmark, 'rounds_within', lambda fit, rows, seconds: .5)
-    for name in cli.SYSTEMS:
-        made = cli.system_class(name)
+    for name in systems.SYSTEMS:
+        made = systems.system_class(name)
         presets = copy.deepcopy(made.presets)
         for preset in presets.values():
             for stage in preset['stages']: stage.update(epochs=1, steps=0, batch_size=64)
@@ -43,7 +43,7 @@ def test_a_method_gives_a_row(digits, short, method, capsys):
     assert row['collapsed'] == (row['clusters_used'] <= 5)
     assert row['seconds'] > 0 and row['peak_mib'] > 100 and min(row['gflops']) > 0
     assert {'hardware', 'threads', 'version', 'torch', 'commit'} <= row.keys()
-    assert set(row['versions']) == {'numpy', 'scikit-learn', *benchmark.PEERS[method].needs}
+    assert set(row['versions']) == {'numpy', 'scikit-learn', *benchmark.peers()[method].needs}
     assert (row['acc_exemplar'] is not None) == (method == 'poisson')
     if method in benchmark.CLUSTPY: assert row['epochs'] == ((1,) if method == 'n2d' else (1, 2))
     if method in ('kmeans', 'umap_gmm', 'poisson'): assert row['acc'] > .4 # of those that 240 images are enough for
@@ -120,5 +120,5 @@ def test_misuse_is_one_sentence(monkeypatch, capsys, wrong, said):
 def test_the_list(capsys):
     assert cli.main(['bench']) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
-    assert [l.split()[0] for l in lines] == [*benchmark.PEERS]
-    assert {l.split()[0]: l.split()[1] == 'yes' for l in lines} == {name: name in PRESENT for name in benchmark.PEERS}
+    assert [l.split()[0] for l in lines] == [*benchmark.peers()]
+    assert {l.split()[0]: l.split()[1] == 'yes' for l in lines} == {name: name in PRESENT for name in benchmark.peers()}

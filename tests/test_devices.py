@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from sphere_mnist import cli, training
-from sphere_mnist.data import exemplar_indices, load_images
+from sphere_mnist import cli, clustering, systems, training
+from sphere_mnist.augment import WARPS
+from sphere_mnist.data import exemplar_indices, load_images, to_float
 from sphere_mnist.margins import TERMS
-from sphere_mnist.training import Batch, counted, preset_stages, processes, train, train_epoch
+from sphere_mnist.published import preset_stages
+from sphere_mnist.training import Batch, Loop, System, processes, train
 
 # system, preset, stage, arguments
 STAGES = {f'{name}-{preset}-{number}' + ''.join(f'-{v}' for v in options.values() if isinstance(v, str)): (name, preset, number, options)
@@ -41,7 +43,7 @@ def made(digits, case):
     "The stage with its settings, as it is once it was prepared."
     name, preset, number, options = STAGES[case]
     digits = pictures(digits, case)
-    stage = preset_stages(cli.system_class(name), preset, digits, digits[exemplar_indices(digits.labels)], **options)[number]
+    stage = preset_stages(systems.system_class(name), preset, digits, digits[exemplar_indices(digits.labels)], **options)[number]
     stage.apply_settings()
     if 'losses' in options: stage.weights = dict.fromkeys(TERMS, 1.)
     if stage.prepare: stage.system.found = torch.zeros(len(digits), dtype=torch.long)
@@ -66,16 +68,16 @@ class Looked(Exception): pass
 def test_an_epoch_on_meta_waits_for_nothing(digits, case):
     "Forward, backward and optimiser of each step; losses are looked at when the epoch ends, or after fifty steps."
     stage, looks = made(digits, case), []
-    stage.system.to('meta').train()
-    images = SimpleNamespace(pixels=pictures(digits, case).pixels.to('meta'))
-    order = torch.arange(64).tensor_split(2)
-    optimiser = torch.optim.Adam(stage.system.parameters(), 1e-3, betas=stage.betas)
-    alone = SimpleNamespace(num_processes=1, process_index=0, backward=lambda loss: loss.backward())
+    stage.system.batches = lambda *args: torch.arange(64).tensor_split(2)
+    alone = SimpleNamespace(num_processes=1, process_index=0, is_main_process=True, backward=lambda loss: loss.backward())
+    with mock.patch.object(training, 'processes', lambda place: alone):
+        loop = Loop([stage], pictures(digits, case), device='meta', precision='float32')
+    loop.model, loop.step = stage.system, 1
+    loop.optimiser = optimiser = torch.optim.Adam(stage.system.parameters(), 1e-3, betas=stage.betas)
     def look(history, names, step):
         looks.append(history)
         raise Looked
-    with mock.patch.object(training, 'check_finite', look), pytest.raises(Looked), NoWaiting():
-        train_epoch(stage, stage.system, optimiser, order, 0, images, SimpleNamespace(state=dict(step=1)), 0, alone, mock.Mock())
+    with mock.patch.object(training, 'check_finite', look), pytest.raises(Looked), NoWaiting(): loop.run_epoch()
     (history,) = looks
     assert len(history) == 2 and {(t.device.type, t.dtype, t.shape) for t in history} == {('meta', torch.float32, (len(stage.weights),))}
     trained = [p for p in stage.system.parameters() if p.grad is not None]
@@ -86,7 +88,7 @@ def test_an_epoch_on_meta_waits_for_nothing(digits, case):
 @pytest.mark.parametrize('case', ['spherical-fast-0', 'gmvae-published-0', 'gumbel-improved-0', 'simclr-mnist-0', 'mixem-mnist-1', 'margins-softmax-0-published'])
 def test_embed_and_assign_on_meta(digits, case, method):
     system = made(digits, case).system
-    if hasattr(system, 'kmeans'): system.centers = torch.zeros(10, system.dim)
+    if hasattr(system, 'group'): system.centers = torch.zeros(10, system.dim)
     rows = getattr(system.to('meta').eval(), method)(torch.empty(4, *digits.shape, device='meta'))
     assert rows.device.type == 'meta' and rows.shape[0] == 4
 
@@ -125,11 +127,11 @@ def test_networks_in_bfloat16_terms_and_weights_in_float32(digits, case):
 
 def test_precision_is_a_flag(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(cli, 'run_figures', lambda *args: [])
-    monkeypatch.setattr(training, 'train_epoch', lambda stage, *args: (seen.append(stage.system.precision), train_epoch(stage, *args))[1])
+    monkeypatch.setattr(clustering, 'run_figures', lambda *args: [])
+    monkeypatch.setattr(System, 'forward', lambda self, *args: (seen.append(self.precision), self.terms(*args))[1])
     for flag in ('bfloat16', 'float32'):
         assert cli.main(['cluster', '--data', 'digits', '--preset', 'published', '--epochs', '1', '--precision', flag, '--out', str(tmp_path/flag)]) == 0
-    assert seen == [torch.bfloat16, torch.float32]
+    assert [*dict.fromkeys(seen)] == [torch.bfloat16, torch.float32]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU here')
@@ -138,13 +140,20 @@ def test_precision_is_a_flag(tmp_path, monkeypatch):
                                           ('simclr', 'mnist'), ('mixem', 'mnist'), ('margins', 'triplet_softmax')])
 def test_training_on_a_gpu(digits, name, preset, precision):
     "Trained there, with nothing that waits in a step but what `check_finite` looks at."
-    stages = preset_stages(cli.system_class(name), preset, digits, digits[exemplar_indices(digits.labels)], epochs=3)
-    system = train(stages, digits, device='cuda', precision=precision, progress=False)
+    stages = preset_stages(systems.system_class(name), preset, digits, digits[exemplar_indices(digits.labels)], epochs=3)
+    system = train(stages, digits, device='cuda', precision=precision)
     assert next(system.parameters()).is_cuda
     batch = Batch(digits.pixels[:64].cuda(), torch.arange(64).cuda(), tuple(stages[0].weights), step=1)
     torch.cuda.set_sync_debug_mode('error')
     try: sum(system.train()(batch, .5).values()).backward()
     finally: torch.cuda.set_sync_debug_mode('default')
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU here')
+@pytest.mark.parametrize('name', [name for name in WARPS if name != 'none'])
+def test_a_gpu_sees_the_same_warps(digits, name):
+    images, draws = to_float(digits.pixels), [torch.Generator().manual_seed(7) for _ in range(2)]
+    torch.testing.assert_close(WARPS[name](images.cuda(), draws[0]).cpu(), WARPS[name](images, draws[1]), atol=1e-3, rtol=0)
 
 
 def test_the_processor_after_a_gpu(monkeypatch):

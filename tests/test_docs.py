@@ -1,6 +1,8 @@
 """The documentation site: built once, with warnings as errors, and looked at in a browser that has no network."""
-import json, os, re, shutil, subprocess, sys
+import json, os, re, shutil, subprocess, sys, threading
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from urllib.parse import unquote, urldefrag
@@ -18,6 +20,24 @@ def site(tmp_path_factory):
     done = subprocess.run([sys.executable, root/'.ci/docs/build.py', folder], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope='module')
+def served(site):
+    "The address of the site, whose search fetches pages."
+    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *said): pass
+    def do_GET(self):
+        if self.path != '/favicon.ico': return super().do_GET() # a browser asks for it once
+        self.send_response(204)
+        self.end_headers()
 
 
 class Links(HTMLParser):
@@ -97,12 +117,12 @@ def test_an_address_brings_a_link_to_colab(tmp_path):
 def test_first_page(site, chromium, tmp_path):
     with visit(chromium, (site/'index.html').as_uri()) as page:
         assert page.get_by_role('heading', level=1).first.inner_text().startswith('sphere_mnist')
-        assert page.locator('nav a[href="10_spherical.html"]').count() and page.locator('nav a[href="api/index.html"]').count()
+        assert page.locator('nav a[href="14_spherical.html"]').count() and page.locator('nav a[href="api/index.html"]').count()
         keep(page, 'docs-index', tmp_path)
 
 
 def test_a_notebook_with_formulas_and_figures(site, chromium, tmp_path):
-    with visit(chromium, (site/'09_discover.html').as_uri(), width=390) as page:
+    with visit(chromium, (site/'12_discover.html').as_uri(), width=390) as page:
         sizes = page.locator('math').evaluate_all('all => all.map(m => m.getBoundingClientRect().width)')
         assert len(sizes) > 10 and min(sizes) > 1
         images = page.locator('.cell_output img').evaluate_all('all => all.map(i => [i.naturalWidth, i.alt.length])')
@@ -120,3 +140,59 @@ def test_a_page_of_the_package(site, chromium, tmp_path):
         entry.get_by_role('link', name='The sphere').or_(entry.locator('a[href*="01_sphere.html"]')).first.click()
         page.wait_for_url('**/01_sphere.html*')
         assert page.locator('a[href="api/sphere.html#sphere_mnist.sphere.chord"]').count()
+
+
+def test_the_page_of_the_front_door_says_what_every_parameter_means(site):
+    text = re.sub(r'<[^>]*>', '', (site/'api/estimator.html').read_text(encoding='utf-8'))
+    from sphere_mnist import GMVAEClusterer, MetricEmbedder, SphericalClusterer
+    for made in (SphericalClusterer, GMVAEClusterer, MetricEmbedder):
+        entry = text[text.index(f'class {made.__name__}('):]
+        head, _, meanings = entry.partition('Parameters')
+        for name in made().get_params(): assert re.search(rf'\b{name}(: | ?= ?)', head) and re.search(rf'\b{name} – \S', meanings), (made, name)
+
+
+@pytest.mark.parametrize('words, page', [('folder of pictures', '51_sources.html#'), ('own pictures', 'index.html#'), ('the published method', '10_published.html')])
+def test_search_finds_the_page_whose_heading_has_the_words(site, chromium, served, words, page):
+    with visit(chromium, f'{served}/search.html?q={words.replace(" ", "+")}') as shown:
+        shown.wait_for_selector('#search-results li a')
+        shown.wait_for_function("!/Searching|^$/.test(document.querySelector('#search-results h2').innerText)")
+        assert shown.locator('#search-results li a').first.get_attribute('href').startswith(page)
+
+
+@pytest.mark.parametrize('width', [390, 800])
+def test_the_menus_open(site, chromium, width):
+    with visit(chromium, (site/'01_sphere.html').as_uri(), width=width) as page:
+        menu = page.locator('.bd-sidebar-primary').last
+        link = page.locator('.bd-sidebar-primary a[href="04_losses.html"]').last
+        assert not link.is_visible()
+        page.locator('button.primary-toggle:visible').first.click()
+        link.wait_for(state='visible')
+        link.click()
+        page.wait_for_url('**/04_losses.html*')
+        contents = page.locator('.bd-sidebar-secondary a[href^="#"]').last
+        assert not contents.is_visible()
+        page.locator('button.secondary-toggle:visible').first.click()
+        contents.wait_for(state='visible')
+
+
+@pytest.mark.parametrize('width', [390, 800, 1280])
+def test_equations_begin_where_the_text_does(site, chromium, width):
+    with visit(chromium, (site/'01_sphere.html').as_uri(), width=width) as page:
+        boxes = page.locator('div.math').evaluate_all("""all => all.map(d => {
+            d.scrollLeft = 0
+            const box = d.getBoundingClientRect(), math = d.querySelector('math').getBoundingClientRect()
+            return [box.left, box.right, math.left, window.innerWidth] })""")
+        assert len(boxes) > 3
+        for left, right, begins, window in boxes: assert left >= 0 and right <= window and begins >= left - 1, (left, right, begins)
+        assert no_wider_than_the_window(page)
+
+
+def test_code_fits_a_desk(site, chromium):
+    with visit(chromium, (site/'10_published.html').as_uri(), width=1280) as page:
+        cut = page.locator('div.highlight pre').evaluate_all('all => all.map(p => p.scrollWidth > p.clientWidth + 1)')
+        assert len(cut) > 10 and sum(cut)/len(cut) < .45, f'{sum(cut)} of {len(cut)} blocks overflow'
+
+
+@pytest.mark.parametrize('module', ['sphere', 'estimator', 'training'])
+def test_a_page_of_the_package_fits_a_telephone(site, chromium, module):
+    with visit(chromium, (site/f'api/{module}.html').as_uri(), width=390) as page: assert no_wider_than_the_window(page)

@@ -1,5 +1,5 @@
 """scikit-learn's own checks of every estimator, and what an importing user counts on."""
-import subprocess, sys
+import re, subprocess, sys
 from functools import partial
 from pathlib import Path
 import numpy as np
@@ -9,12 +9,17 @@ from PIL import Image
 from sklearn.base import clone
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from sphere_mnist import training
+from sphere_mnist import evaluation
 from sphere_mnist.data import InputError, load_images
 from sphere_mnist.estimator import CLUSTERERS, GumbelClusterer, MetricEmbedder, SphericalClusterer
-from sphere_mnist.evaluation import hungarian_acc
+from sphere_mnist.evaluation import matched_acc
+from sphere_mnist.gmvae import GMVAE
+from sphere_mnist.margins import Margins
+from sphere_mnist.mixem import MixEm
+from sphere_mnist.published import preset_stages
+from sphere_mnist.simclr import SimCLR
 from sphere_mnist.spherical import Spherical
-from sphere_mnist.training import preset_stages, train
+from sphere_mnist.training import train
 
 QUICK = dict(n_clusters=3, epochs=2, batch_size=32, random_state=0, device='cpu', precision='float32')
 ONE = 'sets n_clusters to 1, which InputError refuses: run with 2 by test_check_with_two_clusters'
@@ -105,11 +110,11 @@ def test_the_embedder_repeats_itself_and_is_saved(rows, tmp_path):
 
 def test_a_run_without_names_scores_its_numbers(tmp_path):
     images = load_images('digits')[range(200)]
-    trained = train(preset_stages(Spherical, 'quick', images, None, 10, epochs=2), images, progress=False)
+    trained = train(preset_stages(Spherical, 'quick', images, None, 10, epochs=2), images)
     trained.save_pretrained(tmp_path)
     loaded = SphericalClusterer.from_pretrained(tmp_path)
     assert loaded.classes_.tolist() == []
-    assert loaded.score(images, images.labels) == pytest.approx(hungarian_acc(torch.from_numpy(loaded.predict(images)), images.labels))
+    assert loaded.score(images, images.labels) == pytest.approx(matched_acc(torch.from_numpy(loaded.predict(images)), images.labels))
 
 
 def test_what_fit_and_predict_read_of_a_folder(tmp_path):
@@ -132,5 +137,25 @@ def test_probabilities_are_not_standardised(rows, tmp_path):
 
 
 def test_a_collapse_starts_again(rows, monkeypatch):
-    monkeypatch.setattr(training, 'spread', lambda *args: dict(clusters_used=1, n_clusters=3, largest=1., entropy=0.))
+    monkeypatch.setattr(evaluation, 'cluster_usage', lambda *args: dict(clusters_used=1, n_clusters=3, largest=1., entropy=0.))
     assert [row['seed'] for row in SphericalClusterer(**QUICK).fit(rows).restarts_] == [0, 1000]
+
+
+# a system and each setting that 0 switches off, as its signature says
+OFF = [(GMVAE, 'visualise'), (GMVAE, 'log_var_limit'), (GMVAE, 'free_bits'), (SimCLR, 'hidden'), (MixEm, 'hidden'), (Margins, 'per_class')]
+
+
+@pytest.mark.parametrize('cls, setting', OFF, ids=lambda value: getattr(value, 'name', value))
+def test_zero_switches_off(cls, setting, tmp_path):
+    "0 passes wherever settings are checked: in a preset, and in the file of a saved system."
+    system = preset_stages(cls, None, load_images('digits')[range(40)], n_clusters=10, **{setting: 0})[-1].system
+    system._save_pretrained(tmp_path)
+    assert cls.from_pretrained(tmp_path)._hub_mixin_config[setting] == 0
+
+
+@pytest.mark.parametrize('made', [*CLUSTERERS, MetricEmbedder])
+def test_help_says_what_every_parameter_means(made):
+    import pydoc
+    said = pydoc.render_doc(made, renderer=pydoc.plaintext)
+    for name in made().get_params(): assert re.search(rf'(?m)^ \|  {name} : .*default .*\n \|      \S', said), name
+    assert re.search(r'(?m)^ \|      X\n \|          images, a folder, or a table', said) and re.search(r'y( : default None)?\n \|          \(N,\) class of each row', said)

@@ -11,9 +11,12 @@ import torch
 import yaml
 from PIL import Image
 from torch import nn
-from sphere_mnist import cli, training
+from sphere_mnist import cli, clustering, runs, systems, training
 from sphere_mnist.data import InputError, exemplar_indices, load_images, to_float
-from sphere_mnist.training import Stage, System, load_checkpoint, newest_checkpoint, preset_stages, read_tensors, train
+from sphere_mnist.models import read_tensors
+from sphere_mnist.published import preset_stages
+from sphere_mnist.runs import load_checkpoint, newest_checkpoint, train_run
+from sphere_mnist.training import Stage, System
 
 KILLS = 5 # of each system
 QUIET = dict(device='cpu', precision='float32', progress=False)
@@ -50,8 +53,8 @@ def linear(pause=None): return [Stage(Linear2(pause), dict(reconstruction=1), 3,
 
 def stages(name):
     preset, options = RUNS[name]
-    return preset_stages(cli.system_class(name), preset, digits(), digits()[exemplar_indices(digits().labels)], n_clusters=4, epochs=3,
-                         batch_size=50, **options) if name != 'margins' else preset_stages(cli.system_class(name), preset, digits(), epochs=3, batch_size=50, **options)
+    return preset_stages(systems.system_class(name), preset, digits(), digits()[exemplar_indices(digits().labels)], n_clusters=4, epochs=3,
+                         batch_size=50, **options) if name != 'margins' else preset_stages(systems.system_class(name), preset, digits(), epochs=3, batch_size=50, **options)
 
 
 def bits(folder):
@@ -102,7 +105,7 @@ def changes_of_the_disk(at=None):
 
 def attempt(name, folder, at=None, count=None):
     "Train, or go on; to be killed at a change of the disk, or to count them."
-    with changes_of_the_disk(at) as done: train(stages(name), digits(), folder, resume=True, **QUIET)
+    with changes_of_the_disk(at) as done: train_run(stages(name), digits(), folder, resume=True, **QUIET)
     if count: count.write_text(str(len(done)))
 
 
@@ -112,12 +115,20 @@ def whole(folder):
     return all(map(json.loads, rows)) and (newest_checkpoint(folder) is None or load_checkpoint(folder, []) is not None)
 
 
+def wait_until(there, seconds=120):
+    "Wait until something is there, and not for ever."
+    deadline = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < deadline, f'not there after {seconds} seconds'
+        time.sleep(.01)
+
+
 def killed(name, folder, seed):
     "Kill the runs of one system at random moments, by the clock and at changes of the disk, and let each go on."
     random, began = np.random.default_rng(seed), time.perf_counter()
     assert ended(forked(lambda: attempt(name, folder/'unbroken', count=folder/'count'))) == 0
     seconds, changes, wanted = time.perf_counter() - began, int((folder/'count').read_text()), bits(folder/'unbroken')
-    kills, same = [], 0
+    kills, ends, torn = [], [], []
     for run in itertools.count():
         out = folder/f'run {run}'
         for i in itertools.count():
@@ -131,15 +142,14 @@ def killed(name, folder, seed):
             assert status in (0, -signal.SIGKILL), status
             if status == 0: break
             kills.append(f'change {at} of {changes}' if at else 'clock')
-            assert whole(out)
-        assert bits(out) == wanted and not left_over(out)
-        same += 1
-        if len(kills) >= KILLS: return dict(kills=kills, same=same, seconds=round(seconds, 2), changes=changes)
+            if not whole(out): torn.append(kills[-1])
+        ends.append('same' if bits(out) == wanted and not left_over(out) else f'{out.name}: other bits, or files left over: {left_over(out)}')
+        if len(kills) >= KILLS: return dict(kills=kills, ends=ends, torn=torn)
 
 
 def command(*args, errors=None):
     "The command line in this process, without figures."
-    with mock.patch.object(cli, 'run_figures', lambda *a: []), open(errors or os.devnull, 'w') as f, contextlib.redirect_stderr(f):
+    with mock.patch.object(clustering, 'run_figures', lambda *a: []), open(errors or os.devnull, 'w') as f, contextlib.redirect_stderr(f):
         with contextlib.redirect_stdout(io.StringIO()): return cli.main(list(map(str, args)))
 
 
@@ -151,11 +161,11 @@ def signalled(name, folder, number, seed):
     np.savez(folder/'digits.npz', X=digits().pixels[:, 0].numpy(), y=digits().labels.numpy())
     preset, options = RUNS[name]
     flags = [f'--{k.replace("_", "-")}={v}' for k, v in options.items()]
-    given = ['cluster', '--system', name, '--preset', preset, *flags, '--data', folder/'digits.npz', '--epochs', 5, '--batch-size', 50]
+    given = ['cluster', '--system', name, '--preset', preset, *flags, '--data', folder/'digits.npz', '--split', 'all', '--epochs', 5, '--batch-size', 50]
     assert ended(forked(lambda: command(*given, '--out', folder/'unbroken', errors=folder/'errors'))) == 0, lines(folder/'errors')
     out = folder/'stopped'
     process = forked(lambda: command(*given, '--out', out, errors=folder/'errors'))
-    while not (out/'checkpoints').is_dir() or newest_checkpoint(out) is None: time.sleep(.01)
+    wait_until(lambda: (out/'checkpoints').is_dir() and newest_checkpoint(out) is not None)
     time.sleep(np.random.default_rng(seed).uniform(0, .2))
     os.kill(process, number)
     status, said = ended(process), lines(folder/'errors')
@@ -255,7 +265,7 @@ def full_disk(folder):
                 return save(*args)
             return saved
         kind, more = 'a limit on the size of files', lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
-        limit = mock.patch.object(training, 'save_checkpoint', limited(training.save_checkpoint))
+        limit = mock.patch.object(runs, 'save_checkpoint', limited(runs.save_checkpoint))
     run = folder/'disk'/'run'
     with limit: status = command(*given, '--out', run, errors=folder/'errors')
     step = load_checkpoint(run, [])[0]['step']
@@ -282,11 +292,11 @@ def unwritable(folder):
     obey_permissions()
     (folder/'locked').mkdir(0o555)
     first = command(*given, '--out', folder/'locked'/'run', errors=folder/'errors')
-    run, save = folder/'run', training.save_checkpoint
+    run, save = folder/'run', runs.save_checkpoint
     def saved(*args):
         save(*args)
         for part in (run, run/'checkpoints'): part.chmod(0o555)
-    with mock.patch.object(training, 'save_checkpoint', saved): status = command(*given, '--out', run, errors=folder/'errors 2')
+    with mock.patch.object(runs, 'save_checkpoint', saved): status = command(*given, '--out', run, errors=folder/'errors 2')
     step = load_checkpoint(run, [])[0]['step']
     for part in (run, run/'checkpoints'): part.chmod(0o755)
     resumed = command('cluster', '--resume', '--out', run)
@@ -304,14 +314,14 @@ def in_a_child(function, folder):
 def at_once(folder):
     "A second run in the folder of a run that is going on, and after that one was killed."
     def second(file):
-        try: train(linear(), digits(), folder/'run', resume=True, **QUIET)
+        try: train_run(linear(), digits(), folder/'run', resume=True, **QUIET)
         except InputError as e: file.write_text(str(e))
     def hang(step):
         if step == 5: (folder/'here').touch(); time.sleep(600)
-    train_here = lambda: train(linear(), digits(), folder/'unbroken', **QUIET)
+    train_here = lambda: train_run(linear(), digits(), folder/'unbroken', **QUIET)
     assert ended(forked(lambda: train_here() and 0)) == 0
-    first = forked(lambda: train(linear(hang), digits(), folder/'run', **QUIET) and 0)
-    while not (folder/'here').exists(): time.sleep(.01)
+    first = forked(lambda: train_run(linear(hang), digits(), folder/'run', **QUIET) and 0)
+    wait_until((folder/'here').exists)
     before = {str(f): f.stat().st_mtime_ns for f in (folder/'run').rglob('*')}
     assert ended(forked(lambda: second(folder/'refused'))) == 0
     untouched = before == {str(f): f.stat().st_mtime_ns for f in (folder/'run').rglob('*')}
@@ -372,14 +382,10 @@ def commanded(tmp_path_factory):
 
 @pytest.mark.parametrize('name', RUNS)
 def test_a_killed_run_ends_with_the_same_bits(said, name):
-    found = said[name] # whose own assertions compared the bits
-    assert len(found['kills']) >= KILLS and found['same'] >= 1
-    assert any('change' in kill for kill in found['kills'])
+    assert {*said[name]['ends']} == {'same'} and not said[name]['torn'], said[name]
 
 
-def test_thirty_kills(said):
-    kills = [kill for name in RUNS for kill in said[name]['kills']]
-    assert len(kills) >= 30 and kills.count('clock') >= 5 and said['threads'] == 1
+def test_the_runs_were_forked_from_one_thread(said): assert said['threads'] == 1 # else a child may wait for a lock that nobody holds
 
 
 @pytest.mark.parametrize('name, status, word', [('spherical', 130, 'interrupted'), ('gumbel', 143, 'terminated'),
@@ -436,8 +442,8 @@ def test_a_killed_process_of_the_command_line(commanded, tmp_path):
     took = (folder/'unbroken/README.md').stat().st_mtime - (folder/'unbroken/config.yaml').stat().st_mtime
     quiet = dict(env={**os.environ, **PATHS}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     process = subprocess.Popen([*program, *a_command(tmp_path, run)], **quiet)
-    while not (run/'config.yaml').exists() and process.poll() is None: time.sleep(.01)
-    time.sleep(np.random.default_rng().uniform(0, took))
+    wait_until(lambda: (run/'config.yaml').exists() or process.poll() is not None)
+    time.sleep(np.random.default_rng(0).uniform(0, took))
     process.kill()
     assert process.wait() in (0, -signal.SIGKILL) and not unreadable(run)
     assert subprocess.run([*program, 'cluster', '--quiet', '--resume', '--out', run], **quiet, timeout=300).returncode == 0
@@ -451,7 +457,7 @@ def stopped(tmp_path_factory):
         if step == 7: raise KeyboardInterrupt
     folder = tmp_path_factory.mktemp('stopped')/'run'
     with mock.patch.object(Linear2, 'validate', lambda *args: 1.), pytest.raises(KeyboardInterrupt):
-        train(linear(stop), digits(), folder, **QUIET)
+        train_run(linear(stop), digits(), folder, **QUIET)
     return folder
 
 
@@ -462,16 +468,17 @@ def removed(path): path.unlink()
 def added(path): path.with_name('optimiser_2.pt').write_bytes(b'x')
 
 
-@pytest.mark.parametrize('file', ['checkpoints/*/systems.safetensors', 'checkpoints/*/optimiser.pt', 'checkpoints/*/best.safetensors',
-                                  'checkpoints/*/state.json', 'checkpoints/*/manifest.json', 'metrics.jsonl'])
-@pytest.mark.parametrize('harm', [flipped, torn, emptied, removed, added])
+PARTS = [f'checkpoints/*/{name}' for name in ('systems.safetensors', 'optimiser.pt', 'best.safetensors', 'state.json', 'manifest.json')]
+
+
+@pytest.mark.parametrize('harm, file', [*itertools.product([flipped, torn, emptied, removed], [*PARTS, 'metrics.jsonl']), (added, PARTS[0])],
+                         ids=lambda value: value if isinstance(value, str) else value.__name__)
 def test_what_is_not_whole_is_not_read(stopped, file, harm, tmp_path):
     folder = Path(shutil.copytree(stopped, tmp_path/'run'))
     path, = folder.glob(file)
-    if harm is added and path.parent == folder: return # a file beside the rows is none of the run's
     harm(path)
     before = {f: f.stat().st_mtime_ns for f in folder.rglob('*')}
-    with pytest.raises(InputError, match='is damaged') as e: train(linear(), digits(), folder, resume=True, **QUIET)
+    with pytest.raises(InputError, match='is damaged') as e: train_run(linear(), digits(), folder, resume=True, **QUIET)
     assert str(e.value).count('\n') == 0 and before == {f: f.stat().st_mtime_ns for f in folder.rglob('*')}
 
 
@@ -483,4 +490,13 @@ def test_weights_know_their_checksum(harm, tmp_path):
     with pytest.raises(InputError, match='is damaged'): read_tensors(tmp_path/'model.safetensors')
 
 
-if __name__ == '__main__': (forks_of_the_command if sys.argv[2:] else all_forks)(Path(sys.argv[1]))
+class NoArrow:
+    "pyarrow, which scikit-learn imports where it can, starts a thread."
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split('.')[0] == 'pyarrow': raise ImportError('pyarrow starts a thread')
+
+
+if __name__ == '__main__':
+    sys.meta_path.insert(0, NoArrow)
+    (forks_of_the_command if sys.argv[2:] else all_forks)(Path(sys.argv[1]))

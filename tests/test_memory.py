@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sphere_mnist import cli, estimator
+from sphere_mnist import cli, clustering, estimator, predict
 from sphere_mnist.data import load_images
 from sphere_mnist.estimator import SphericalClusterer
+from sphere_mnist.published import preset_stages
 from sphere_mnist.spherical import Spherical
-from sphere_mnist.training import preset_stages, train
+from sphere_mnist.training import train
 
 QUICK = dict(n_clusters=3, epochs=1, batch_size=12, random_state=0, device='cpu', precision='float32')
 ALLOWED = 8 # MB by which memory may grow where it is called flat
@@ -33,7 +34,7 @@ def test_memory_is_flat_over_2000_steps():
     digits = load_images('digits')[range(800)]
     stages = preset_stages(Watched, 'published', digits, n_clusters=4, epochs=20, batch_size=8, dim=4, encoder='small', width=2)
     stages[0].system.seen = seen = []
-    train(stages, digits, device='cpu', precision='float32', progress=False)
+    train(stages, digits, device='cpu', precision='float32')
     assert len(seen) == 4 and max(seen) - seen[0] < ALLOWED, seen
 
 
@@ -51,9 +52,10 @@ from dataclasses import replace
 import numpy as np, torch
 from sphere_mnist.data import load_images
 from sphere_mnist.spherical import Spherical
-from sphere_mnist.training import Stage, System, preset_stages, train
+from sphere_mnist.published import preset_stages
+from sphere_mnist.training import Stage, System, train
 
-QUIET = dict(device='cpu', precision='float32', progress=False)
+QUIET = dict(device='cpu', precision='float32')
 
 def limit(megabytes, size):
     "Let this process have so much more memory, in which `size` bytes find no place."
@@ -142,7 +144,7 @@ def many(tmp_path):
 
 def test_a_folder_is_predicted_in_parts(many, monkeypatch, tmp_path, capsys):
     sizes = []
-    for module in (cli, estimator):
+    for module in (predict, estimator):
         def counted(system, images, assign=module.assign_all):
             sizes.append(len(images))
             return assign(system, images)
@@ -153,12 +155,12 @@ def test_a_folder_is_predicted_in_parts(many, monkeypatch, tmp_path, capsys):
     np.testing.assert_allclose(est.predict_proba(many)[:2], est.predict_proba(sorted(many.iterdir())[:2]), atol=1e-5)
     assert est.transform(many).shape == (2498, 4)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, 'run_figures', lambda *args, **kw: [])
+    monkeypatch.setattr(clustering, 'run_figures', lambda *args, **kw: [])
     np.savez('x.npz', x=PIXELS)
     assert cli.main('cluster --data x.npz --clusters 3 --preset published --epochs 0 --out run'.split()) == 0
     sizes.clear()
     capsys.readouterr()
-    assert cli.main(['predict', 'many', '--run', 'run']) == 0 and sizes == [1000, 1000, 498]
+    assert cli.main(['predict', 'many', '--run', 'run', '--again']) == 0 and sizes == [1000, 1000, 498]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == 'picture,label,confidence,cluster' and len(lines) == 2499
 
@@ -180,10 +182,10 @@ def test_the_memory_of_a_prediction_does_not_grow_with_the_folder(tmp_path, monk
             Image.fromarray(np.full((size, size), 200*k, np.uint8)).save(folder/f'{k}.png')
             for i in range(k + 2, n, 2): os.link(folder/f'{k}.png', folder/f'{i}.png')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, 'run_figures', lambda *args, **kw: [])
+    monkeypatch.setattr(clustering, 'run_figures', lambda *args, **kw: [])
     np.savez('x.npz', x=np.random.default_rng(0).integers(0, 256, (12, size, size), dtype=np.uint8))
     assert cli.main('cluster --data x.npz --clusters 3 --epochs 0 --dim 4 --width 2 --device cpu --out run'.split()) == 0
-    def predict(folder): assert cli.main(['predict', str(folder), '--run', 'run']) == 0
+    def predict(folder): assert cli.main(['predict', str(folder), '--run', 'run', '--again']) == 0
     predict(few)
     of_few, of_many, others = peak(lambda: predict(few)), peak(lambda: predict(many)), 10_000*size**2/2**20
     assert len(capsys.readouterr().out.splitlines()) > 16_000

@@ -3,11 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from sphere_mnist import centers, discover, gmvae, gumbel, losses, margins, mixem, simclr, sphere
-from sphere_mnist.cli import SYSTEMS, system_class
+from sphere_mnist import centers, discover, elbo, gmvae, gumbel, losses, margins, mixem, neighbours, simclr, sphere
+from sphere_mnist.systems import SYSTEMS, system_class
 from sphere_mnist.data import exemplar_indices, load_images
+from sphere_mnist.published import preset_stages
 from sphere_mnist.spherical import Spherical
-from sphere_mnist.training import Batch, preset_stages
+from sphere_mnist.training import Batch
 
 N, D, K = 6, 4, 3
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -67,31 +68,29 @@ TERMS = dict(
     feature=(losses.feature_loss, both),
     reconstruction=(losses.reconstruction_loss, both),
     cluster=(lambda a, b, c: losses.cluster_loss(a, b, c[:K]), {k: (*v, v[0]) for k, v in both.items()}),
-    contrast=(discover.contrast_loss, both),
-    contrast_cold=(lambda a, b: discover.contrast_loss(a, b, .01), both),
-    exemplar=(lambda x: of_spherical('exemplar', x, x), one(UNIT)),
+    contrast=(neighbours.contrast_loss, both),
+    contrast_cold=(lambda a, b: neighbours.contrast_loss(a, b, .01), both),
+    prototype=(lambda x: of_spherical('prototype', x, x), one(UNIT)),
     discovered=(lambda a, b: of_spherical('discovered', a, b), both),
     balance=(discover.balance_loss, one(LOGITS)),
     sharpness=(discover.sharpness_loss, one(LOGITS)),
     consistency=(discover.consistency_loss, two(LOGITS)),
     group_centers=(lambda x: centers.group_centers(x, LABELS, K).square()[:, 0].sum(), one(CODES)),
-    ema_centers=(lambda a, b: centers.ema_centers(a, b)[:, 0].sum(), both),
-    bernoulli=(gmvae.bernoulli_loss, {f'{k}-{p}': (v[None], PIXELS[p]) for k, v in CODES.items() for p in PIXELS}),
-    gaussian=(gmvae.gaussian_loss, {k: (m, v, m[0]) for k, (m, v) in pairs(MEANS, LOG_VARS).items()}),
-    gaussian_kl=(lambda m, v: gmvae.gaussian_kl(m, v).mean(), pairs(MEANS, LOG_VARS)),
-    gaussian_kl_prior=(lambda m, v: gmvae.gaussian_kl(m, v, m.flip(0) + 1, -v/2).mean(), pairs(MEANS, LOG_VARS)),
+    bernoulli=(lambda x, p: elbo.bernoulli_nll(x, p).mean(), {f'{k}-{p}': (v[None], PIXELS[p]) for k, v in CODES.items() for p in PIXELS}),
+    gaussian=(lambda m, v, y: elbo.gaussian_nll(m, v, y).mean(), {k: (m, v, m[0]) for k, (m, v) in pairs(MEANS, LOG_VARS).items()}),
+    gaussian_one=(lambda a, b: elbo.gaussian_nll(a, 0., b).mean(), two(CODES)),
+    gaussian_kl=(lambda m, v: elbo.gaussian_kl(m, v).mean(), pairs(MEANS, LOG_VARS)),
+    gaussian_kl_prior=(lambda m, v: elbo.gaussian_kl(m, v, m.flip(0) + 1, -v/2).mean(), pairs(MEANS, LOG_VARS)),
     conditional=(lambda l, m, v: gmvae.conditional_loss(l.softmax(-1), m[0], v[0], beside(m), beside(v, 1, 1, 1)), pairs(LOGITS, MEANS, LOG_VARS)),
-    violation=(lambda m, v: discover.sharpness_loss(gmvae.log_density(m, beside(m), beside(v, 1, 1, 1)).flatten(0, 1)), pairs(MEANS, LOG_VARS)),
-    uniform_kl=(lambda l: gmvae.uniform_kl(l).mean(), one(LOGITS)),
-    free_bits=(lambda l: gmvae.free_bits_loss(gmvae.uniform_kl(l)), one(LOGITS)),
+    violation=(lambda m, v: discover.sharpness_loss(elbo.log_density(m[:, :, None], beside(m), beside(v, 1, 1, 1)).flatten(0, 1)), pairs(MEANS, LOG_VARS)),
+    uniform_kl=(lambda l: elbo.uniform_kl(l).mean(), one(LOGITS)),
+    free_bits=(lambda l: gmvae.free_bits_loss(elbo.uniform_kl(l)), one(LOGITS)),
     bounded=(lambda v: gmvae.bounded(v, 4.).sum() + gmvae.bounded(v).sum(), {k: (s*seeded(N, D),) for k, s in dict(random=1, extreme=1e6).items()}),
     gumbel=(lambda l, u: gumbel.gumbel_softmax(l, gumbel.gumbel_noise(u), 1.)[:, 0].sum(), pairs(LOGITS, NOISE)),
     gumbel_cold=(lambda l, u: gumbel.gumbel_softmax(l, gumbel.gumbel_noise(u), .05)[:, 0].sum(), pairs(LOGITS, NOISE)),
     gumbel_hard=(lambda l, u: gumbel.gumbel_softmax(l, gumbel.gumbel_noise(u), .5, hard=True)[:, 0].sum(), pairs(LOGITS, NOISE)),
-    gumbel_bernoulli=(lambda x, p: gumbel.bernoulli_loss(x, p).mean(), pairs(CODES, PIXELS)),
-    gumbel_gaussian=(lambda a, b: gumbel.gaussian_loss(a, b).mean(), two(CODES)),
-    log_normal=(lambda z, m, v: gumbel.log_normal(z, m, v).mean(), {k: (*v, w) for (k, v), w in zip(two(UNIT).items(), [*VARIANCES.values()]*9)}),
-    normal_kl=(lambda a, b, v, w: gumbel.normal_kl(a, v, b, w).mean(), pairs(dict(random=seeded(N, D), zero=torch.zeros(N, D)), dict(other=seeded(N, D, seed=1)), VARIANCES, VARIANCES)),
+    log_density=(lambda z, m, v: elbo.log_density(z, m, v.log()).mean(), {k: (*v, w) for (k, v), w in zip(two(UNIT).items(), [*VARIANCES.values()]*9)}),
+    normal_kl=(lambda a, b, v, w: elbo.gaussian_kl(a, v.log(), b, w.log()).mean(), pairs(dict(random=seeded(N, D), zero=torch.zeros(N, D)), dict(other=seeded(N, D, seed=1)), VARIANCES, VARIANCES)),
     mix=(lambda l, x: mixem.mix(l, beside(x))[:, 0].sum(), pairs(LOGITS, CODES)),
     pimax=(mixem.pimax_loss, one(LOGITS)),
     decay=(decay, one(CODES)),
@@ -143,7 +142,7 @@ def test_finite_at_the_corners(kind, term):
 def smooth(term):
     "Random inputs of the shapes that a term takes, away from its kinks."
     values = [seeded(*v.shape, seed=5 + i).double() for i, v in enumerate(next(iter(TERMS[term][1].values())))]
-    if term in ('log_normal', 'normal_kl'): values[-2:] = [v.exp() for v in values[-2:]] if term == 'normal_kl' else [values[1], values[2].exp()]
+    if term in ('log_density', 'normal_kl'): values[-2:] = [v.exp() for v in values[-2:]] if term == 'normal_kl' else [values[1], values[2].exp()]
     if term.startswith('gumbel') and len(values[0]) == N and values[-1].shape[1] == K: values[1] = values[1].sigmoid()
     return [v.requires_grad_(i not in FIXED.get(term, ())) for i, v in enumerate(values)]
 
@@ -168,7 +167,7 @@ def test_gradients_that_are_not_that_of_the_value():
 def test_centres_get_no_gradient_of_the_exemplars():
     codes, system = sphere.project(seeded(3*N, D)).double().requires_grad_(), Spherical((D,), K, D, 'mlp', warp='none')
     system.prototypes, system.groups, system.encode = torch.zeros(N, D), LABELS, lambda x: codes # of two views and the prototypes
-    value = system.terms(Batch(torch.zeros(N, D), torch.arange(N), ('exemplar',)), .5)['exemplar']
+    value = system.terms(Batch(torch.zeros(N, D), torch.arange(N), ('prototype',)), .5)['prototype']
     prototypes = codes.detach()[2*N:]
     means = centers.group_centers(prototypes, LABELS, K)
     expected = system.kappa*((system.kappa*prototypes @ means.T).softmax(1) - F.one_hot(LABELS, K)) @ means/N # as if they were constants

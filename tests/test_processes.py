@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from sphere_mnist import cli, training
+from sphere_mnist import cli, clustering, evaluation, runs, training
 from sphere_mnist.data import Images, InputError, exemplar_indices, load_images, to_float
 from sphere_mnist.gmvae import GMVAE
 from sphere_mnist.gumbel import GumbelGMVAE
@@ -17,11 +17,14 @@ from sphere_mnist.margins import TERMS, Margins
 from sphere_mnist.mixem import MixEm
 from sphere_mnist.simclr import SimCLR
 from sphere_mnist.spherical import Spherical
-from sphere_mnist.training import Batch, Stage, System, counted, preset_stages, tensors, train, train_again
+from sphere_mnist.models import read_tensors, tensors
+from sphere_mnist.published import preset_stages
+from sphere_mnist.runs import train_again, train_run
+from sphere_mnist.training import Batch, Stage, System, counted
 
 DEVICE = 'auto' if torch.cuda.device_count() > 1 else 'cpu'
 CLASSES = tuple('0123456789')
-SPHERICAL = 'feature reconstruction cluster contrast exemplar balance sharpness consistency discovered'.split()
+SPHERICAL = 'feature reconstruction cluster contrast prototype balance sharpness consistency discovered'.split()
 MIXED = 'reconstruction conditional style cluster violation contrast sharpness consistency discovered'.split()
 GUMBEL = 'reconstruction gaussian categorical contrast balance sharpness consistency discovered'.split()
 MIXEM = 'contrast balance pimax sharpness pull push discovered decay'.split()
@@ -29,8 +32,8 @@ POINTS = dict(network='small', latent_dim=4, style_dim=3, hidden=16, warp='handw
 
 # name -> class, arguments, terms, and the terms that half a batch gets wrong; all without batch statistics
 CASES = dict(
-    spherical=(Spherical, dict(encoder='mlp', dim=5), SPHERICAL, {'contrast', 'balance'}),
-    three_forwards=(Spherical, dict(encoder='mlp', dim=5, together=False), [*SPHERICAL[:3], 'contrast', 'balance'], {'contrast', 'balance'}),
+    spherical=(Spherical, dict(encoder='mlp', dim=5, decoder=True), SPHERICAL, {'contrast', 'balance'}),
+    three_forwards=(Spherical, dict(encoder='mlp', dim=5, together=False, decoder=True), [*SPHERICAL[:3], 'contrast', 'balance'], {'contrast', 'balance'}),
     gmvae=(GMVAE, dict(POINTS, cluster_prior='aggregate', samples=2), MIXED, {'cluster', 'contrast'}),
     information=(GMVAE, dict(POINTS, variant='information', free_bits=0.), ['reconstruction', 'conditional', 'style', 'cluster'], set()),
     floored=(GMVAE, dict(POINTS, variant='information', free_bits=.208), ['cluster'], {'cluster'}), # .197 and .242 in the halves, .218 in all
@@ -162,21 +165,21 @@ def both_processes(folder):
     accelerator = training.processes(training.choose_device(DEVICE))
     rank, quiet = accelerator.process_index, dict(device=DEVICE, precision='float32', progress=False)
     images = digits()
-    if rank: training.write_whole = training.save_checkpoint = System._save_pretrained = forbidden
+    if rank: runs.write_whole = runs.save_checkpoint = System._save_pretrained = forbidden
     said = {f'gradients {name}': one_case(name, accelerator, rank) for name in CASES}
-    for name in RUNS: train(stages(name, data(name)), data(name), folder/name, **quiet)
+    for name in RUNS: train_run(stages(name, data(name)), data(name), folder/name, **quiet)
     # data, batch norm, an interrupted run, a run that one process began, a batch too small, a run that collapses
-    system = train(linear(), images, folder/'linear2', **quiet)
+    system = train_run(linear(), images, folder/'linear2', **quiet)
     said['seen'] = system.seen
-    said['running_var'] = train(linear(Normed, 2), images, **quiet).norm.running_var.tolist()
-    try: train(linear(stop=12), images, folder/'two then one', **quiet)
+    said['running_var'] = train_run(linear(Normed, 2), images, **quiet).norm.running_var.tolist()
+    try: train_run(linear(stop=12), images, folder/'two then one', **quiet)
     except KeyboardInterrupt: pass
-    train(linear(), images, folder/'one then two', resume=True, **quiet)
-    try: train(linear(batch_size=3), images, **quiet)
+    train_run(linear(), images, folder/'one then two', resume=True, **quiet)
+    try: train_run(linear(batch_size=3), images, **quiet)
     except InputError as e: said['too small'] = str(e)
     again, said['collapsed'] = train_again(lambda seed: linear(epochs=1, seed=seed), images, folder/'collapsed', **quiet)
     said['seed'] = again.seed
-    with mock.patch.object(cli, 'run_figures', lambda *args: []):
+    with mock.patch.object(clustering, 'run_figures', lambda *args: []):
         said['status'] = cli.main(['cluster', '--data', 'digits', '--preset', 'published', '--encoder', 'mlp', '--epochs', '1',
                                    '--out', f'{folder}/cli', '--device', DEVICE])
     (folder/f'{rank}.json').write_text(json.dumps(said))
@@ -201,13 +204,13 @@ QUIET = dict(device='cpu', precision='float32', progress=False)
 def together(tmp_path_factory):
     "The folder with the runs of two processes, and what each of them said."
     folder = tmp_path_factory.mktemp('processes')
-    with pytest.raises(KeyboardInterrupt): train(linear(stop=12), digits(), folder/'one then two', **QUIET)
+    with pytest.raises(KeyboardInterrupt): train_run(linear(stop=12), digits(), folder/'one then two', **QUIET)
     torchrun(2, folder)
     return folder, [json.loads((folder/f'{rank}.json').read_text()) for rank in (0, 1)]
 
 
 @pytest.fixture(scope='module')
-def alone(): return train(linear(), digits(), **QUIET)
+def alone(): return train_run(linear(), digits(), **QUIET)
 
 
 def rows(folder): return [json.loads(line) for line in (folder/'metrics.jsonl').read_text().splitlines()]
@@ -234,14 +237,14 @@ def test_gradients_are_those_of_one_process(together, name):
 @pytest.mark.parametrize('name', RUNS)
 def test_a_whole_run_is_that_of_one_process(together, name, tmp_path):
     folder, _ = together
-    system = train(stages(name, data(name)), data(name), tmp_path/'run', **QUIET)
+    system = train_run(stages(name, data(name)), data(name), tmp_path/'run', **QUIET)
     own, others = rows(tmp_path/'run'), rows(folder/name)
     assert [(r['stage'], r['epoch'], r['step']) for r in own] == [(r['stage'], r['epoch'], r['step']) for r in others]
     for a, b in zip(own, others):
         smooth = a['terms'].keys() - {'pull', 'push'} # which look at the largest of the gate's outputs
         # Sums in another order choose other triplets now and then; gradients are compared exactly above.
         assert {k: b['terms'][k] for k in smooth} == pytest.approx({k: a['terms'][k] for k in smooth}, rel=.03, abs=1e-3)
-    close(training.read_tensors(folder/name/'model.safetensors'), system, .03)
+    close(read_tensors(folder/name/'model.safetensors'), system, .03)
 
 
 def test_each_image_goes_to_one_process(together):
@@ -265,9 +268,9 @@ def test_a_run_goes_on_with_another_number_of_processes(together, alone, first):
     folder, _ = together
     if first == 'two then one':
         assert [r['epoch'] for r in rows(folder/first)] == [1, 2]
-        train(linear(), digits(), folder/first, resume=True, **QUIET)
+        train_run(linear(), digits(), folder/first, resume=True, **QUIET)
     assert [r['epoch'] for r in rows(folder/first)] == [1, 2, 3, 4]
-    close(training.read_tensors(folder/first/'model.safetensors'), alone)
+    close(read_tensors(folder/first/'model.safetensors'), alone)
 
 
 def test_running_statistics_are_the_same_everywhere(together):
@@ -297,12 +300,12 @@ def test_the_command_line_with_two_processes(together):
 
 def one_run(folder):
     "Two epochs of contrast; of each process, the seconds and the processor's seconds of the second."
-    stage, times, watch = preset_stages(Spherical, 'fast', load_images('mnist5k'), epochs=8)[0], [], training.watch
+    stage, times, epoch_scores = preset_stages(Spherical, 'fast', load_images('mnist5k'), epochs=8)[0], [], evaluation.epoch_scores
     stage.epochs = 2
-    def look(*args):
+    def timed(*args):
         times.append((time.perf_counter(), time.process_time()))
-        return watch(*args)
-    with mock.patch.object(training, 'watch', look): train([stage], load_images('mnist5k'), device=DEVICE, precision='float32', progress=False)
+        return epoch_scores(*args)
+    with mock.patch.object(evaluation, 'epoch_scores', timed): train_run([stage], load_images('mnist5k'), device=DEVICE, precision='float32', progress=False)
     (folder/os.environ['RANK']).write_text(json.dumps([b - a for a, b in zip(*times)]))
 
 

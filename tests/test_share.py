@@ -15,9 +15,10 @@ from sphere_mnist.gumbel import GumbelGMVAE
 from sphere_mnist.margins import Margins
 from sphere_mnist.mixem import MixEm
 from sphere_mnist.predict import predict_digits, shipped_model
+from sphere_mnist.published import preset_stages
 from sphere_mnist.simclr import SimCLR
 from sphere_mnist.spherical import Spherical
-from sphere_mnist.training import preset_stages, train
+from sphere_mnist.runs import train_run
 
 SYSTEMS = (Spherical, GMVAE, GumbelGMVAE, SimCLR, MixEm, Margins)
 ONNX = pytest.mark.skipif(not (find_spec('onnxscript') and find_spec('onnxruntime')),
@@ -31,7 +32,7 @@ def features(n=24): return load_images((np.random.default_rng(0).normal(size=(n,
 
 def trained(system, images):
     stages = preset_stages(system, None, images, None, 3, epochs=2, batch_size=12)
-    return train(stages, images, device='cpu', precision='float32', progress=False)
+    return train_run(stages, images, device='cpu', precision='float32', progress=False)
 
 
 @pytest.fixture(scope='module', params=[(s, d) for s in SYSTEMS for d in (pictures, features)], ids=lambda p: f'{p[0].name}-{p[1].__name__}')
@@ -100,14 +101,14 @@ def test_a_pickle_in_place_of_the_weights_is_not_loaded(tmp_path):
 def test_a_pickle_in_a_checkpoint_is_not_trusted(tmp_path):
     images, sprung = features(), tmp_path/'sprung'
     stages = lambda: preset_stages(Spherical, 'published', images, None, 3, epochs=2)
-    train(stages(), images, tmp_path/'run', device='cpu', precision='float32', progress=False)
+    train_run(stages(), images, tmp_path/'run', device='cpu', precision='float32', progress=False)
     checkpoint, = (tmp_path/'run/checkpoints').iterdir()
     state = json.loads((checkpoint/'state.json').read_text()) | dict(finished=False, stage=0, epoch=1)
     (checkpoint/'state.json').write_text(json.dumps(state))
     torch.save(Trap(sprung), checkpoint/'optimiser.pt')
     (checkpoint/'manifest.json').write_text('{}') # whoever can write the folder can write its checksums
     with pytest.raises((InputError, pickle.UnpicklingError)):
-        train(stages(), images, tmp_path/'run', resume=True, device='cpu', precision='float32', progress=False)
+        train_run(stages(), images, tmp_path/'run', resume=True, device='cpu', precision='float32', progress=False)
     assert not sprung.exists()
 
 

@@ -71,6 +71,7 @@ def test_the_bounds_hold_here():
 
 def test_pip_check():
     done = subprocess.run([sys.executable, '-m', 'pip', 'check'], capture_output=True, text=True)
+    assert 'No broken requirements found' in done.stdout if done.returncode == 0 else done.returncode == 1 and done.stdout, done.stderr
     ours = [line for line in done.stdout.splitlines() if any(line.lower().startswith(f'{name} ') for name in {*REQUIRED, 'sphere-mnist', 'sphere_mnist'})]
     assert not ours
 
@@ -100,6 +101,31 @@ def test_importing_asks_nobody_and_warns_of_nothing():
     done = subprocess.run([sys.executable, '-W', 'default', '-c', IMPORTS], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert 'sphere_mnist' not in done.stderr
+
+
+SOURCES = '''
+import sys
+import sphere_mnist
+assert not {'torch', 'sphere_mnist.data'} & sys.modules.keys(), 'the package loads before anything of it is asked for'
+from sphere_mnist.data import InputError, load_images
+assert not {'sphere_mnist.datasets', 'sphere_mnist.sources', 'sphere_mnist.files'} & sys.modules.keys(), 'data imports sources'
+print(load_images(sys.argv[1]).name, load_images(sys.argv[2]).name, load_images('spiral').name)
+try: load_images('cifar11')
+except InputError as e: print(str(e).partition('Known are ')[2])
+'''
+
+
+def test_who_imports_data_alone_has_every_source(tmp_path):
+    import numpy as np
+    from PIL import Image
+    from sphere_mnist.datasets import NAMES
+    (tmp_path/'pictures').mkdir()
+    Image.new('L', (8, 8)).save(tmp_path/'pictures'/'a.png')
+    np.save(tmp_path/'array.npy', np.eye(3))
+    done = subprocess.run([sys.executable, '-c', SOURCES, tmp_path/'pictures', tmp_path/'array.npy'], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ['folder array.npy spiral', ', '.join(NAMES) + ', or the path of a folder or a file']
+    assert NAMES == ('mnist', 'fashion', 'mnist5k', 'digits', 'svhn', 'svhn_extra', 'cifar10', 'cifar100', 'cifar100-20', 'stl10', 'stl10_unlabelled', 'spiral')
 
 
 @pytest.mark.parametrize('module, kind, fails', [('sphere_mnist', DeprecationWarning, True), ('sphere_mnist.data', RuntimeWarning, True),

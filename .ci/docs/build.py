@@ -8,7 +8,9 @@ from sphinx.cmd.build import main as sphinx
 
 here = Path(__file__).resolve().parent
 root = here.parent.parent
-PARTS = {'0': 'The parts', '1': 'The spherical method', '2': 'Mixtures', '3': 'Contrast', '4': 'With labels', '5': 'Use'} # by first figure
+sys.path.insert(0, str(root))
+from sphere_mnist.signatures import constructor, found, source_of # which read the modules as text, too
+PARTS = {('48', '49', '5', '6'): 'Your pictures and programs', '0': 'The parts', '1': 'The spherical method', '2': 'Mixtures', '3': 'Contrast', '4': 'With labels'} # by first figures: the first that fits
 FENCE = re.compile(r'(^```.*?^```$|`+[^`]+`+)', re.M | re.S)
 
 
@@ -35,6 +37,24 @@ def parameters(function, said):
     if function.returns and (what := said.get(function.returns.end_lineno)): yield f':returns: {escaped(what)}'
 
 
+def estimator(node):
+    "Signature and fields of a class whose constructor is made of the parameters of all estimators and the settings of its system."
+    said = {ast.unparse(n.targets[0]): n.value for n in node.body if isinstance(n, ast.Assign)}
+    if 'system_class' not in said: return '', []
+    def documented(module, function, without):
+        text = comments('\n'.join(line.decode() for line in source_of(module).lines))
+        given = function.args
+        values = dict(zip([a.arg for a in given.args[::-1]], given.defaults[::-1])) | dict(zip([a.arg for a in given.kwonlyargs], given.kw_defaults))
+        return [(a, values.get(a.arg), text.get((values.get(a.arg) or a).end_lineno, '')) for a in [*given.args, *given.kwonlyargs] if a.arg not in without]
+    words = [word.value for word in ast.walk(said['shared']) if isinstance(word, ast.Constant)] if 'shared' in said else []
+    shared = documented(*found('estimator', 'shared_parameters'), words)
+    own = documented(*constructor(*found('estimator', said['system_class'].id)), ('self', 'shape', 'n_clusters', 'classes', 'decoder')) # which the data or the terms decide
+    def typed(a, default, more=''): return a.arg + (f': {ast.unparse(a.annotation)}{more}' if a.annotation else '') + f' = {default}'
+    first, *rest = [typed(a, ast.unparse(value)) for a, value, _ in shared] + [typed(a, 'None', ' | None') for a, _, _ in own]
+    base = f'{{py:obj}}`{node.bases[0].id} <sphere_mnist.estimator.{node.bases[0].id}>`'
+    return f'({", ".join([first, "*", *rest])})', [*(f':param {a.arg}: {escaped(what)}' for a, _, what in shared + own), '', f'Its methods are those of {base}. A parameter that is None is as the preset has it.']
+
+
 def directive(kind, head, lines, level=3):
     return '\n'.join([':'*level + f'{{py:{kind}}} {head}', *lines, ':'*level, ''])
 
@@ -49,13 +69,14 @@ def described(node, module, said, derived):
             made = next((m for m in methods if m.name == '__init__'), None)
             fields = [f for f in node.body if isinstance(f, ast.AnnAssign)]
             own = [f':param {f.target.id}: {escaped(said[f.end_lineno])}' for f in fields if f.end_lineno in said]
-            lines = [ast.get_docstring(node) or '', '', *(parameters(made, said) if made else own), '', derived, '']
+            call, meanings = estimator(node)
+            lines = [ast.get_docstring(node) or '', '', *(parameters(made, said) if made else own or meanings), '', derived, '']
             for m in methods:
                 if not m.name.startswith('_') and ast.get_docstring(m):
                     static = any(getattr(d, 'id', '') == 'property' for d in m.decorator_list)
                     head = m.name if static else m.name + signature(m, not any(getattr(d, 'id', '') == 'staticmethod' for d in m.decorator_list))
                     lines.append(directive('property' if static else 'method', head, [ast.get_docstring(m), '', *parameters(m, said)]))
-            shown = signature(made, True).split(' -> ')[0] if made else '(' + ', '.join(ast.unparse(f) for f in fields) + ')' if fields else ''
+            shown = signature(made, True).split(' -> ')[0] if made else '(' + ', '.join(ast.unparse(f) for f in fields) + ')' if fields else call
             return directive('class', node.name + shown, lines, 4)
         case ast.Assign(): return directive('data', node.targets[0].id, [escaped(said.get(node.end_lineno, said.get(node.lineno, ''))), '', derived])
 
@@ -135,7 +156,8 @@ def page(notebook, notebooks, known, own):
 
 def toctrees(notebooks):
     "The order of the pages, as the last cell of the first page."
-    groups = {title: [n for n in notebooks if n.startswith(figure)] for figure, title in PARTS.items()}
+    part = {n: next((title for figures, title in PARTS.items() if n.startswith(figures)), None) for n in notebooks}
+    groups = {title: [n for n in notebooks if part[n] == title] for title in PARTS.values()}
     trees = [f'```{{toctree}}\n:hidden:\n:caption: {title}\n\n' + '\n'.join(names) + '\n```' for title, names in groups.items() if names]
     return '\n\n'.join([*trees, '```{toctree}\n:hidden:\n:caption: Reference\n\napi/index\n```'])
 
@@ -162,7 +184,10 @@ def build(out):
         shown = page(notebook, files, known, own and own[1])
         if stem == 'index': shown['cells'].append(dict(cell_type='markdown', id='pages', metadata={}, source=toctrees(files)))
         (work/f'{stem}.ipynb').write_text(json.dumps(shown), encoding='utf-8')
-    return sphinx(['-W', '--keep-going', '-q', '-b', 'html', '-c', str(here), '-d', str(work/'.doctrees'), str(work), str(out)])
+    status = sphinx(['-W', '--keep-going', '-q', '-b', 'html', '-c', str(here), '-d', str(work/'.doctrees'), str(work), str(out)])
+    for place in (out, out.parent): shutil.rmtree(place/'jupyter_execute', ignore_errors=True) # copies of the notebooks, to which nothing leads
+    print(f'{len([*out.rglob("*.html")])} pages: open {out/"index.html"}' if not status else f'The site in {out} is not whole: see the warnings above.')
+    return status
 
 
 if __name__ == '__main__': sys.exit(build(Path(sys.argv[1]) if len(sys.argv) > 1 else root/'_docs'))

@@ -23,9 +23,12 @@ html_theme = 'sphinx_book_theme'
 html_title = project
 html_static_path = [str(here/'static')]
 html_css_files = ['site.css']
+html_search_scorer = str(here/'scorer.js')
 html_show_sourcelink = html_copy_source = False
 html_math_renderer = 'mathml'
-html_theme_options = dict(use_download_button=False, show_toc_level=2, home_page_in_toc=True)
+html_theme_options = dict(use_download_button=False, show_toc_level=2, home_page_in_toc=True,
+                          # the theme hides these, but binds the buttons of the menus to the ones in them, which nobody can see
+                          navbar_start=[], navbar_center=[], navbar_end=[], navbar_persistent=[])
 if settings['git_url']: # once the repository has an address: a link to it, and on each notebook one that opens it in Colab
     html_theme_options |= dict(repository_url=settings['git_url'], repository_branch=settings['branch'], path_to_docs=settings['nbs_path'],
                                use_repository_button=True, launch_buttons=dict(colab_url='https://colab.research.google.com'))
