@@ -19,7 +19,7 @@ from .data import InputError
 from .datasets import NAMES
 from .models import inside, read_inside, write_whole, WEIGHTS
 from .runs import as_was, safe
-from .sources import drafted, fit_to, for_each, is_litter, list_parts, open_picture, quietly, read_picture, SUFFIXES, TEXTS
+from .sources import drafted, fit_to, for_each, is_litter, list_parts, open_picture, quietly, read_picture, TEXTS
 
 # %% ../nbs/60_audit.ipynb #3784f518
 def sharpness(

@@ -29,7 +29,7 @@ from .published import preset_stages
 from .sphere import project
 from .spherical import Spherical
 from .runs import restored_threads, train_again
-from .systems import SYSTEMS, all_systems, append_row, provenance, read_rows, system_class
+from .systems import SYSTEMS, all_systems, append_row, provenance, system_class
 from .training import counted, train
 
 # %% ../nbs/64_benchmark.ipynb #2494cbe0

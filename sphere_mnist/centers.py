@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ONE_POINT', 'segment_sums', 'group_centers', 'Separation', 'separation', 'evaluating', 'moving_centers',
-           'collapse_warning']
+           'in_one_point', 'collapse_warning']
 
 # %% ../nbs/05_centers.ipynb #1c07e210
 import math
@@ -89,13 +89,20 @@ def moving_centers(
 # %% ../nbs/05_centers.ipynb #33b4ad0f
 ONE_POINT = math.radians(5) # angle below which points count as one, radians
 
+def in_one_point(
+    centers:Tensor, # (K, D) unit centres
+)->str|None: # None if they are not
+    "One sentence where all centres have fallen together."
+    mean = separation(centers).mean
+    if mean < ONE_POINT: return f'all {len(centers)} centres are in one point: they are {math.degrees(mean):.1f} degrees apart on average'
+
 def collapse_warning(
     centers:Tensor, # (K, D) unit centres
     codes:Tensor=None, # (N, D) unit codes of some images, to look for the second and the fourth way too
 )->str|None: # None if all is well
     "One sentence that names the collapse, if there is one."
     K, found, degrees = len(centers), separation(centers), lambda radians: f'{math.degrees(radians):.1f} degrees'
-    if found.mean < ONE_POINT: return f'all {K} centres are in one point: they are {degrees(found.mean)} apart on average'
+    if fallen := in_one_point(centers): return fallen
     if codes is not None:
         around = angle(codes.detach(), project(codes.detach().mean(0, keepdim=True))).mean().item()
         if around < ONE_POINT: return f'all codes are in one point: they are {degrees(around)} from their middle on average'

@@ -12,7 +12,7 @@ __all__ = ['COMMANDS', 'OPTIONAL', 'EVERYDAY', 'SYSTEMS', 'SHELLS', 'FILES', 'NA
            'main', 'stopped_by', 'stop']
 
 # %% ../nbs/66_cli.ipynb #3491fc4e
-import os, platform, re, shlex, shutil, signal, sys, textwrap, threading, warnings
+import os, platform, re, shutil, signal, sys, textwrap, threading, warnings
 from argparse import ArgumentError
 from collections.abc import Callable
 from contextlib import contextmanager, redirect_stderr, redirect_stdout

@@ -12,7 +12,7 @@ __all__ = ['STARTED', 'located', 'named_pictures', 'chosen_exemplars', 'run_fold
            'choose_k', 'panel']
 
 # %% ../nbs/61_cluster.ipynb #0fccb30f
-import copy, json, os, shlex, sys, time
+import copy, os, shlex, time
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial

@@ -69,8 +69,7 @@ def system_parameters(
     system:type[System], # its class
 )->list[str]: # constructor arguments that are not the data's
     "The settings of a system."
-    required = {key for arguments in system.requires.values() for key in arguments} # by terms: the weights decide
-    return [name for name in inspect.signature(system.__init__).parameters if name not in ('self', 'shape', 'n_clusters', 'classes', *required)]
+    return [name for name in inspect.signature(system.__init__).parameters if name not in ('self', 'shape', 'n_clusters', 'classes')]
 
 # %% ../nbs/56_estimator.ipynb #d778309e
 def make_init(

@@ -6,13 +6,13 @@
 __all__ = ['contingency', 'match_clusters', 'majority_names', 'aae_names', 'name_clusters', 'accuracy', 'matched_acc',
            'majority_acc', 'paired_difference', 'nmi', 'ari', 'clusters_used', 'usage_entropy', 'confusion', 'scores',
            'embed_all', 'assign_all', 'evaluate', 'assign_sample', 'cluster_usage', 'label_scores', 'epoch_scores',
-           'sample_scores', 'how_collapsed', 'Scores', 'Follow', 'follow_usage', 'usage_row', 'BestEpoch']
+           'sample_scores', 'moving', 'how_collapsed', 'Scores', 'Follow', 'follow_usage', 'usage_row', 'BestEpoch']
 
 # %% ../nbs/07_evaluate.ipynb #4ec82260
 from itertools import chain
 import torch
 from torch import Tensor, nn
-from .centers import evaluating
+from .centers import evaluating, in_one_point
 from .data import Images, InputError, to_float
 from .models import load_tensors, tensors
 from .training import Callback, System, check_finite, counted, scheduled
@@ -290,14 +290,21 @@ def sample_scores(
     found = label_scores(p, labels)
     return found | system.sample_scores(p[labels >= 0], labels[labels >= 0]) if found else {}
 
+@torch.no_grad()
+def moving(
+    system:System,
+)->Tensor|None: # (K, D) unit rows
+    "Where the centres of a system are now, if it has the method `centers`."
+    return system.centers() if callable(getattr(system, 'centers', None)) else None
+
 def how_collapsed(
     system:System, # trained
     images:Images, # it was trained on
 )->dict: # `cluster_usage` and why; empty where it has not
-    "Whether at most half of the clusters are in use, or the system says that they have fallen together."
-    found = cluster_usage(assign_sample(system, images)[1])
+    "Whether at most half of the clusters are in use, or all moving centres are in one point, which no count of images shows."
+    found, centers = cluster_usage(assign_sample(system, images)[1]), moving(system)
     half = 'at most half of the clusters are in use' if found and 2*found['clusters_used'] <= found['n_clusters'] else None
-    why = half or system.collapse()
+    why = half or (in_one_point(centers) if centers is not None else None)
     return found | dict(why=why) if why else {}
 
 # %% ../nbs/07_evaluate.ipynb #baf3d30b

@@ -7,7 +7,7 @@ __all__ = ['A', 'B', 'LAYOUTS', 'PARTS', 'FROZEN_STAGE', 'pmi_loss', 'pulled', '
            'cuts_by_agreement', 'half_whitened', 'neighbour_pmi']
 
 # %% ../nbs/34_frozen.ipynb #3733ed4e
-import math, warnings
+import warnings
 import numpy as np
 import torch
 from fastcore.basics import patch
@@ -150,7 +150,9 @@ def neighbour_pmi(
     logits1, logits2 = (system.kappa*codes @ views.centers.T for codes in (views.e, system.encode(to_float(neighbours))))
     return pmi_loss(logits1, logits2, batch.gather(logits1).softmax(1).mean(0).detach())
 
-Spherical.further['pmi'] = neighbour_pmi
+@patch
+def losses(self:Spherical, views, batch, before=Spherical.losses):
+    return before(self, views, batch) | dict(pmi=lambda: neighbour_pmi(self, views, batch))
 
 # %% ../nbs/34_frozen.ipynb #5dfb879b
 FROZEN_STAGE = dict(CLUSTER_STAGE, weights=CLUSTER_STAGE['weights'] | dict(pmi=1), prepare='lay_out', settings={})

@@ -24,7 +24,6 @@ from .models import Count, Network, SmallDecoder, SmallEncoder, autocast, check_
 from .neighbours import contrast_loss
 from .sphere import project
 from .spherical import CONTRAST_STAGE
-from .training import Batch
 
 # %% ../nbs/22_gmvae.ipynb #79d24533
 def conditional_loss(

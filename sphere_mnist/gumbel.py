@@ -24,7 +24,7 @@ from .models import Network, Positive, SmallDecoder, SmallEncoder, autocast, che
 from .neighbours import contrast_loss
 from .sphere import project
 from .spherical import CONTRAST_STAGE
-from .training import Batch, counted, scheduled
+from .training import counted, scheduled
 
 # %% ../nbs/23_gumbel.ipynb #3fb6c56f
 def gumbel_noise(

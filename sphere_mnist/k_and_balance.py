@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from .data import Images, InputError, to_float
-from .discover import blurred_pixels
+from .data import Images, InputError
 from .evaluation import ari, embed_all
 from .neighbours import cuts, neighbour_graph, spectral_embedding
 from .sphere import project

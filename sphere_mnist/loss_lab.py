@@ -9,12 +9,9 @@ __all__ = ['panel_figure', 'panel_of_runs']
 from io import BytesIO
 from pathlib import Path
 import numpy as np
-import torch
 from .data import Images, InputError
-from .evaluation import embed_all
 from .measures import planes_figure
 from .models import WEIGHTS, read_inside
-
 
 # %% ../nbs/42_loss_lab.ipynb #3ac6b5b8
 def panel_figure(

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 from .augment import make_warp, warp_images
-from .data import Images, InputError, choose, to_float
+from .data import InputError, choose, to_float
 from .evaluation import embed_all
 from .measures import check_classes, class_means, measure_embedding
 from .models import ENCODERS, Count, Network, Positive, autocast, build_network, check_shape
 from .sphere import chord, project
-from .training import Batch, System, batches, counted
+from .training import System, batches, counted
 
 # %% ../nbs/41_margins.ipynb #e9b5178a
 def semi_hard(

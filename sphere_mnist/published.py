@@ -16,7 +16,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from .augment import make_warp, warp_images
-from .centers import ONE_POINT, collapse_warning, moving_centers, separation
+from .centers import collapse_warning, moving_centers, separation
 from .data import Images, InputError, choose, to_float
 from .evaluation import name_clusters
 from .losses import cluster_loss, feature_loss, reconstruction_loss
@@ -129,7 +129,9 @@ class Views(NamedTuple):
 # %% ../nbs/10_published.ipynb #10a00031
 class SphereModel(SphereNetworks):
     "The published method: exemplars set the centres, and three losses move the codes."
-    requires = dict(reconstruction=dict(decoder=True))
+
+    @classmethod
+    def plan(cls, stages, terms, given): return stages, dict(decoder=True) if 'reconstruction' in terms else {}
 
     def start(self, images, exemplars, generator):
         "The k-th class sets the k-th centre; clusters without an exemplar start from images at random."
@@ -163,10 +165,6 @@ class SphereModel(SphereNetworks):
         return dict(separation=separation(centers).smallest, centers=[[round(v, 4) for v in c] for c in centers.tolist()],
                     warning=collapse_warning(centers))
 
-    def collapse(self):
-        centers = self.centers()
-        return collapse_warning(centers) if separation(centers).mean < ONE_POINT else None
-
 # %% ../nbs/10_published.ipynb #c7a403ed
 def share_epochs(
     epochs:list[int], # of each stage
@@ -186,7 +184,7 @@ def fit_stages(
     options:dict, # arguments of the system that the caller has given
 )->list[dict]:
     "The stages of a preset with the caller's values in place of its own."
-    stages = [{k: v for k, v in s.items() if k != 'without'} for s in stages if not options.get(s.get('without'))]
+    stages = [dict(s) for s in stages]
     used = {k for s in stages for k in s['weights']}
     for s in stages:
         # Few images get smaller batches and more epochs, so that a stage has the steps that it needs; a cluster, two images.
@@ -229,7 +227,7 @@ def check_stages(
 ):
     "Refuse a stage that says too little, or what no stage can be told; presets may come from other packages."
     if not stages: raise InputError(f'The preset {preset!r} has no stages: give it one with weights and epochs.')
-    known = [*(f.name for f in fields(Stage) if f.name != 'system'), 'steps', 'without']
+    known = [*(f.name for f in fields(Stage) if f.name != 'system'), 'steps']
     for number, stage in enumerate(stages, 1):
         if lacking := [key for key in ('weights', 'epochs') if key not in stage]:
             raise InputError(f'Stage {number} of the preset {preset!r} has no {lacking[0]}: give it.')
@@ -296,13 +294,14 @@ def preset_stages(
     check_preset(system, preset, images, K, weights, epochs=epochs, batch_size=batch_size, patience=patience, seed=seed)
     check_settings(system, options)
     others = dict(lr=lr, patience=patience, optimizer=optimizer)
-    stages = fit_stages(chosen['stages'], len(images), K, weights, batch_size, others, options)
+    terms = {term for s in chosen['stages'] for term in s['weights']} | {*weights}
+    stages, required = system.plan(chosen['stages'], terms, options) # a system may have some of it behind it, or need a part for a term
+    stages = fit_stages(stages, len(images), K, weights, batch_size, others, options)
     check_prepared(system, preset, stages)
     before = []
     for i, teacher in enumerate(chosen.get('teachers', ()), 1):
         own_seed = counted(seed, i).initial_seed()
         before.append(teacher_stages(*teacher, images, exemplars, K, weights, own_seed, options, batch_size=batch_size, **others))
-    required = {k: v for s in stages for term in s['weights'] for k, v in system.requires.get(term, {}).items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = system(images.shape, n_clusters=K, classes=given.classes, **{**chosen.get('system', {}), **required, **options})

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .backbones import SHORT, load_backbone, on_backbone, take_packed
 from .centers import evaluating
 from .data import InputError, choose, to_float
+from .evaluation import moving
 from .models import pack, read_regular, tensors, write_whole
 from .runs import load_run
 from .systems import ledger_row, read_result, read_rows, runs_beside, system_class, training_scores
@@ -191,9 +192,7 @@ class Assigner(nn.Module):
         if hasattr(self.system, 'corrections'): self.system.corrections.fix()
         for name, buffer in list(self.system.named_buffers()): # what only training needed; torch.export cannot save empty ones
             if not buffer.numel(): self.system.get_submodule(name.rpartition('.')[0]).register_buffer(name.rpartition('.')[2], None)
-        if callable(getattr(system, 'centers', None)): # moving ones, which are encoded anew at every call
-            with torch.no_grad(): centers = self.system.centers()
-            self.system.centers = lambda *mode: centers
+        if (centers := moving(self.system)) is not None: self.system.centers = lambda *mode: centers # not encoded anew at every call
 
     def forward(self,
         images:Tensor, # uint8 (N, C, H, W), or float32 (N, D)

@@ -8,8 +8,7 @@ __all__ = ['PLAIN', 'NEEDED', 'Source', 'source_of', 'found', 'plain_type', 'Arg
 
 # %% ../nbs/49_signatures.ipynb #75a2deeb
 import ast, re
-from functools import cache, reduce
-from operator import or_
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 import sphere_mnist

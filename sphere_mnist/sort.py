@@ -32,7 +32,7 @@ from .report import run_figures
 from .runs import as_was, by_name, claimed, images_of, load_run, picture_names, read_data, safe
 from .sources import SUFFIXES, load_pictures
 from .strangers import load_members, members_of, save_members
-from .systems import RESULT, append_row, provenance, read_config, read_metrics, read_result, write_result
+from .systems import append_row, provenance, read_config, read_metrics, read_result
 from .training import Progress, System
 
 # %% ../nbs/62_sort.ipynb #03cac745

@@ -7,7 +7,6 @@ __all__ = ['CONTRAST_STAGE', 'CLUSTER_STAGE', 'AUTOENCODER_STAGE', 'PARTNER_STAG
            'Spherical']
 
 # %% ../nbs/14_spherical.ipynb #a2eee322
-from functools import partial
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
@@ -97,7 +96,6 @@ def partners_of(
 class Spherical(DiscoveringSphere):
     "Clusters on a hypersphere around moving centres, the codes of prototype images."
     name = 'spherical'
-    further = {} # term of a later notebook -> function(system, views, batch)
     uncentred = {'contrast', 'feature', 'reconstruction'} # terms that need no centres
 
     def views(self, batch):
@@ -129,8 +127,7 @@ class Spherical(DiscoveringSphere):
             balance=lambda: balance_loss(batch.gather(both), self.wanted()),
             sharpness=lambda: sharpness_loss(both),
             consistency=lambda: consistency_loss(*both.chunk(2)),
-            discovered=lambda: self.discovered_loss(both, batch),
-            **{name: partial(term, self, views, batch) for name, term in self.further.items()})
+            discovered=lambda: self.discovered_loss(both, batch))
 
 # %% ../nbs/14_spherical.ipynb #7ea6d9d1
 CONTRAST_STAGE = dict(weights=dict(contrast=1), steps=350, lr=[5e-3, 0, 'linear'], batch_size=256, betas=(.9, .95))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from .centers import evaluating
 from .data import Images, InputError
-from .evaluation import assign_all, embed_all
+from .evaluation import assign_all, embed_all, moving
 from .models import WEIGHTS, read_inside, write_whole
 from .neighbours import nearest
 from .sphere import project
@@ -246,8 +246,8 @@ def compare_scores(
     rest = points - middle
     found = dict(distance=judge(members, points, p.argmax(1)), confidence=-p.amax(1), neighbours=-nearest(codes, known, 10)[0][:, -1],
                  reconstruction=(rest - rest @ parts @ parts.T).norm(dim=1) / rest.norm(dim=1))
-    centers = getattr(system, 'centers', None)
-    return found | (dict(centre=-(codes @ project(centers().float().cpu()).T).amax(1)) if centers else {})
+    centers = moving(system)
+    return found | (dict(centre=-(codes @ project(centers.float().cpu()).T).amax(1)) if centers is not None else {})
 
 def found_at(
     scores:Tensor, # (N,), the larger the stranger

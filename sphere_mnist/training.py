@@ -139,9 +139,6 @@ class Reporting:
     def monitor(self)->dict:
         "What the row of an epoch says besides the terms; JSON values."
         return {}
-    def collapse(self)->str|None:
-        "How all clusters have fallen together where no count of their images shows it; asked after training."
-        return None
     def generate_model_card(self, results=(), **kwargs):
         "The README of a shared model: the card of `55_share` once that is imported, else the Hub's own."
         return self.card(results) if self.card else super().generate_model_card(**kwargs)
@@ -153,10 +150,13 @@ class System(nn.Module, Reporting, Saved, library_name='sphere_mnist', license='
     presets = {} # name -> dict(system=arguments, stages=[arguments of Stage]), and teachers=[(system, preset, arguments)] that train before it
     teachers = () # the trained systems of these, until training ends
     needs = {} # term -> methods of which one must have prepared its stage, or one before
-    requires = {} # term -> arguments that the system must be made with
     as_is = {} # argument -> its value with which features are not standardised, since they are probabilities
     precision = torch.float32 # of the networks; the terms are always float32
 
+    @classmethod
+    def plan(cls, stages:list[dict], terms:set[str], given:dict)->tuple[list[dict], dict]: # stages to train; arguments to be made with
+        "What a preset comes to, from its stages, the terms of the run and the arguments of the system that the caller has given."
+        return stages, {}
     def forward(self, batch:Batch, progress:float)->dict[str, Tensor]: return self.terms(batch, progress)
     def terms(self, batch:Batch, progress:float)->dict[str, Tensor]:
         "Unweighted float32 scalars by name, at least those of `batch.terms`."
