@@ -27,8 +27,10 @@ def same_numbers(
     "Give the clusters of several discoveries the same numbers."
     tables = [[contingency(b, a, n_clusters, n_clusters) for b in labels] for a in labels]
     names = [[match_clusters(table) for table in row] for row in tables]
-    agreed = [sum(int(table.gather(1, name[:, None]).sum()) for table, name in zip(*rows)) for rows in zip(tables, names)]
-    return torch.stack([name.to(labels)[own] for name, own in zip(names[agreed.index(max(agreed))], labels)])
+    def images_agreed(table, name): return int(table.gather(1, name[:, None]).sum())
+    agreed = [sum(map(images_agreed, *rows)) for rows in zip(tables, names)]
+    most = names[agreed.index(max(agreed))]
+    return torch.stack([name.to(labels)[own] for name, own in zip(most, labels)])
 
 # %% ../nbs/24_agreement.ipynb #2931b66b
 def agreement(

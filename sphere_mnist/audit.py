@@ -9,7 +9,6 @@ __all__ = ['PROBLEMS', 'sharpness', 'Look', 'look_at', 'same_bytes', 'near_copie
 
 # %% ../nbs/60_audit.ipynb #3984f59e
 import csv, hashlib, os, re, warnings
-from collections import Counter
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
@@ -50,7 +49,8 @@ def look_at(
     try:
         with quietly(), open_picture(path) as picture:
             size = picture.size[::-1]
-            grey = drafted(picture, (128, 128)).convert('RGBA').convert('L') if 'I' not in picture.mode else picture.convert('I').point(lambda v: v/256).convert('L')
+            if 'I' in picture.mode: grey = picture.convert('I').point(lambda v: v/256).convert('L') # of 16 bits
+            else: grey = drafted(picture, (128, 128)).convert('RGBA').convert('L')
             grey.thumbnail((128, 128))
     except InputError as e: return Look(why=re.search(r'picture \((.*)\): |$', str(e))[1] or str(e))
     values = np.asarray(grey, np.float32)
@@ -135,7 +135,8 @@ def audit(
     looks = [*for_each(look_at, paths, 'checking')]
     names = [p.relative_to(root).as_posix() for p in paths]
     sizes = np.array([look.size for look in looks if not look.why], float).reshape(-1, 2)
-    shape, size = (np.median(values) if len(sizes) else 0. for values in (np.log(sizes[:, 1]/sizes[:, 0]), np.log(sizes.prod(1))/2))
+    shape = np.median(np.log(sizes[:, 1]/sizes[:, 0])) if len(sizes) else 0.
+    size = np.median(np.log(sizes.prod(1))/2) if len(sizes) else 0.
     rows = [[name, 'unreadable', '', look.why] for name, look in zip(names, looks) if look.why]
     for problem, pairs in {'copy': same_bytes(looks), 'near copy': near_copies(looks)}.items():
         rows += [[names[i], problem, names[j], ''] for i, j in pairs.items()]
@@ -177,9 +178,11 @@ def in_lines(
     names:int=2, # of each problem
 )->list[str]:
     "The table for the screen."
-    counts = Counter(row[1] for row in rows)
-    lines = [f'{counts[problem]:7,}  {problem:10}  {what}: ' + ', '.join([row[0] for row in rows if row[1] == problem][:names] + ['...']*(counts[problem] > names))
-             for problem, what in PROBLEMS.items() if counts[problem]]
+    lines = []
+    for problem, what in PROBLEMS.items():
+        found = [row[0] for row in rows if row[1] == problem]
+        some = [*found[:names], *['...']*(len(found) > names)]
+        if found: lines.append(f'{len(found):7,}  {problem:10}  {what}: {", ".join(some)}')
     return [f'{n:7,}  pictures', *(lines or ['         nothing found'])]
 
 def write_audit(

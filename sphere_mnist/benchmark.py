@@ -28,7 +28,7 @@ from .priors import poisson_learning
 from .published import preset_stages
 from .sphere import project
 from .spherical import Spherical
-from .runs import restored_threads, train_again
+from .checkpoints import restored_threads, train_again
 from .systems import SYSTEMS, all_systems, append_row, provenance, system_class
 from .training import counted, train
 
@@ -354,7 +354,8 @@ def bench(
     row = in_own_process(dict(method=method, data=data, data_dir=data_dir, seed=seed, backbone=backbone, budget=budget, growth=growth))
     shown = ('method', 'data', 'seed', 'acc', 'nmi', 'ari', 'clusters_used', 'collapsed', 'images', 'seconds', 'cpu', 'seconds_epoch',
              'seconds_discovery', 'cpu_epoch', 'cpu_discovery', 'peak_mib', 'gflops')
-    print(', '.join(f'{k} {row[k]:.4g}' if isinstance(row[k], float) else f'{k} {row[k]}' for k in shown if k in row))
+    said = {name: f'{row[name]:.4g}' if isinstance(row[name], float) else row[name] for name in shown if name in row}
+    print(', '.join(f'{name} {value}' for name, value in said.items()))
     if ledger: append_row(Path(ledger), row)
     return row
 

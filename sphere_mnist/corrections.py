@@ -425,7 +425,9 @@ def correct(
             for correction in corrections:
                 if ACTIONS.get(correction.action, 'cluster') == about: say(system, correction, images)
         labelled = [(one.what, class_called(system, one.value)) for one in corrections if one.action == 'label']
-        if named := naming(system, labelled): add_exemplars(system, torch.stack([x for x, _ in named]), torch.tensor([n for _, n in named]), images)
+        if named := naming(system, labelled):
+            pictures, classes = zip(*named)
+            add_exemplars(system, torch.stack(pictures), torch.tensor(classes), images)
         settle_labels(system)
     if digest: c.said |= dict(applied=[*c.said['applied'], digest])
     return system

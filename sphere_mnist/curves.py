@@ -8,6 +8,7 @@ __all__ = ['curves_figure', 'principal_plane', 'drift_figure']
 # %% ../nbs/09_curves.ipynb #d97e818f
 import numpy as np
 from .data import InputError
+from .evaluation import SCORE_NAMES
 from .figures import _array, _cluster_names, _figure, cluster_colors, plain_text
 
 # %% ../nbs/09_curves.ipynb #592f0c42
@@ -18,7 +19,7 @@ def _columns(rows):
     return {k: np.array([r[k] if number(r.get(k)) else np.nan for r in rows]) for k in keys}
 
 # %% ../nbs/09_curves.ipynb #b1c01af6
-_SCORES = dict(acc_exemplar='exemplar ACC', acc='matched ACC', majority_acc='purity', nmi='NMI', ari='ARI', acc_aae='ACC by surest image')
+_SCORES = SCORE_NAMES | dict(acc_aae='ACC by surest image')
 _FOLLOWED = {f'{split}_{k}': (split, name) for split in ('test', 'validation') for k, name in _SCORES.items()} # of `evaluation.Follow`
 _PANELS = dict(separation='smallest centre angle (rad)', clusters_used='clusters in use', components_used='components in use',
                largest='share of the largest cluster', entropy='entropy of the shares (nats)', validation='validation loss')

@@ -32,7 +32,7 @@ from .margins import Margins
 from .mixem import MixEm
 from .models import read_regular, write_whole
 from .relearn import learn
-from .runs import train_again
+from .checkpoints import train_again
 from .sources import SUFFIXES, list_parts, load_exemplars, load_pictures, tell
 from .training import System, counted
 from fastcore.basics import patch

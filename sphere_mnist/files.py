@@ -105,7 +105,8 @@ def role_of(name:str # of an array or a column
     words = [word for word in re.split(r'[_\W]+', name.lower()) if word]
     part = next((PART_OF[word] for word in words if word in PART_OF), 'all')
     last = next((word for word in words[::-1] if word not in PART_OF), None)
-    return (part, 'x' if last in IMAGE_WORDS else 'y') if last in IMAGE_WORDS | LABEL_WORDS else None
+    if last not in IMAGE_WORDS | LABEL_WORDS: return None
+    return part, 'x' if last in IMAGE_WORDS else 'y'
 
 def file_labels(labels # as a file has them
                )->tuple[Tensor, tuple[str, ...]]: # int64, class names
@@ -177,7 +178,8 @@ def handwriting(pixels, # (N, H, W) pictures, or anything else
     if 'emnist' in where and pixels.ndim == 3: pixels = pixels.mT if isinstance(pixels, Tensor) else pixels.swapaxes(1, 2)
     if labels is None: return from_arrays(pixels, (), path.name, f'{path}, without labels')
     numbers, classes = file_labels(labels)
-    if (known := next((names for key, names in KNOWN.items() if key in where), ())) and all(name.isdecimal() for name in classes):
+    known = next((names for key, names in KNOWN.items() if key in where), ())
+    if known and all(name.isdecimal() for name in classes):
         counted = as_labels(labels)[0] - int('letters' in where) # which count from 1
         if int(counted.max()) < len(known): numbers, classes = counted.clamp(-1), known
     return from_arrays((pixels, numbers), classes, path.name, f'{path} with its labels')
@@ -221,7 +223,8 @@ def load_table(path:str|os.PathLike # .csv or .tsv, plain or .gz
         options = dict(delimiter=mark, skiprows=int(named), quotechar='"', comments=None, encoding='utf-8-sig', ndmin=2)
         rows = np.loadtxt(path, np.float32, usecols=kept, **options)
         words = [] if label is None else np.loadtxt(path, str, usecols=[label], **options)[:, 0].tolist()
-        labels = None if label is None else [int(v) if re.fullmatch(r'\d{1,9}|-1', v) else v for v in words]
+        def number(word): return int(word) if re.fullmatch(r'\d{1,9}|-1', word) else word
+        labels = None if label is None else [*map(number, words)]
     except (OSError, ValueError, EOFError, UnicodeError, MemoryError) as e:
         raise InputError(f'{path} cannot be read as a table of numbers with a column of labels ({e}): give it a head line that calls it label') from e
     return from_table([head[k] for k in kept] if named else None, rows, labels, path)
@@ -285,7 +288,8 @@ def load_parquet(path:str|os.PathLike, # .parquet
         if not path.is_file(): raise ValueError('it is not a file')
         table = pandas.read_parquet(path)
         def content(v): return v['bytes'] if isinstance(v, dict) else v
-        picture = next((name for name in table if len(table) and isinstance(v := content(table[name].iloc[0]), bytes) and v), None)
+        first = {name: content(table[name].iloc[0]) for name in table} if len(table) else {}
+        picture = next((name for name, v in first.items() if isinstance(v, bytes) and v), None)
         label = next((name for name in table if (role_of(str(name)) or ' ')[-1] == 'y'), None)
         labels = None if label is None else table[label].tolist()
         rows = table.drop(columns=[label] if label else []).to_numpy(np.float32) if picture is None else None

@@ -17,7 +17,7 @@ from .augment import make_warp
 from .centers import evaluating
 from .data import InputError, choose, to_float
 from .discover import DiscoveringSystem, balance_loss, consistency_loss, discover_images, sharpness_loss
-from .elbo import bernoulli_nll, gaussian_kl, gaussian_nll, log_density, uniform_kl
+from .elbo import bernoulli_nll, check_bernoulli, gaussian_kl, gaussian_nll, log_density, uniform_kl
 from .evaluation import aae_names, accuracy, assign_all, follow_usage, usage_row
 from .mixtures import PICTURES, component_figure, latent_figure, listed, plane_of, training_gif
 from .models import Count, Network, SmallDecoder, SmallEncoder, autocast, check_settings, check_shape
@@ -265,9 +265,7 @@ class GMVAE(MixtureModel):
 
     def start(self, images, exemplars, generator):
         "Look at the range of features, take the exemplars that name clusters, and choose what to watch."
-        if self.likelihood == 'bernoulli' and images.is_features and not 0 <= images.pixels.min() <= images.pixels.max() <= 1:
-            raise InputError(f'features from {images.pixels.min():g} to {images.pixels.max():g} have no Bernoulli likelihood: '
-                             'scale them to [0, 1], or use --likelihood gaussian')
+        if self.likelihood == 'bernoulli' and images.is_features: check_bernoulli(images.pixels)
         if images.is_features and self.network == 'small': # as published, points are not standardised
             self.standardise(images)
         super().start(images, exemplars, generator)

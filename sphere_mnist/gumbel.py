@@ -17,7 +17,7 @@ from .augment import make_warp
 from .centers import evaluating, group_centers
 from .data import InputError, choose, to_float
 from .discover import DiscoveringSystem, balance_loss, consistency_loss, discover_images, sharpness_loss
-from .elbo import bernoulli_nll, gaussian_kl, gaussian_nll, log_density, uniform_kl
+from .elbo import bernoulli_nll, check_bernoulli, gaussian_kl, gaussian_nll, log_density, uniform_kl
 from .evaluation import follow_usage, usage_row
 from .mixtures import PICTURES, component_figure, latent_figure, plane_of
 from .models import Network, Positive, SmallDecoder, SmallEncoder, autocast, check_settings
@@ -209,11 +209,8 @@ class GumbelGMVAE(MixtureVAE):
 
     def start(self, images, exemplars, generator):
         "Keep the exemplars and the scale of features."
-        if images.is_features and self.likelihood == 'gaussian':
-            self.standardise(images)
-        elif images.is_features and (images.pixels.min() < 0 or images.pixels.max() > 1):
-            raise InputError(f'features from {images.pixels.min():g} to {images.pixels.max():g} have no Bernoulli likelihood: '
-                             'scale them to [0, 1], or use --likelihood gaussian')
+        if images.is_features and self.likelihood == 'gaussian': self.standardise(images)
+        elif images.is_features: check_bernoulli(images.pixels)
         super().start(images, exemplars, generator)
 
     def terms(self, batch, progress):

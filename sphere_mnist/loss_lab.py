@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 import numpy as np
 from .data import Images, InputError
+from .figures import tsne
 from .measures import planes_figure
 from .models import WEIGHTS, read_inside
 
@@ -24,17 +25,10 @@ def panel_figure(
     columns:int=4,
 ): # matplotlib Figure
     "t-SNE of several embeddings side by side."
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-    labels = np.asarray(labels)
-    planes = {}
     for name, x in embeddings.items():
-        x = np.asarray(x, dtype=np.float32).reshape(len(labels), -1)
-        if not np.isfinite(x).all(): raise InputError(f'The embeddings of {name} hold NaN or infinity: train again.')
-        if x.shape[1] > 50: x = PCA(50, random_state=seed).fit_transform(x)
-        tsne = TSNE(perplexity=min(perplexity, (len(x) - 1)/3), init='pca', max_iter=iterations, random_state=seed)
-        planes[name] = tsne.fit_transform(x)
-    return planes_figure(planes, labels, title, columns, ' ({:.1%} of neighbours agree)')
+        if not np.isfinite(np.asarray(x)).all(): raise InputError(f'The embeddings of {name} hold NaN or infinity: train again.')
+    planes = {name: tsne(x, perplexity, seed, max_iter=iterations) for name, x in embeddings.items()}
+    return planes_figure(planes, np.asarray(labels), title, columns, ' ({:.1%} of neighbours agree)')
 
 # %% ../nbs/42_loss_lab.ipynb #fe86179d
 def panel_of_runs(

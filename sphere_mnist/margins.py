@@ -229,8 +229,8 @@ def balanced_batches(
     "Batches with exactly k images of each of P classes."
     P, k = batch_shape(labels, batch_size, per_class, classes)
     hands = [deal((labels == c).nonzero()[:, 0], k, generator) for c in labels.unique()]
-    return [torch.stack([next(hands[c]) for c in torch.randperm(len(hands), generator=generator)[:P]], 1).flatten()
-            for _ in range(math.ceil(len(labels)/batch_size))]
+    def one_batch(): return torch.stack([next(hands[c]) for c in torch.randperm(len(hands), generator=generator)[:P]], 1).flatten()
+    return [one_batch() for _ in range(math.ceil(len(labels)/batch_size))]
 
 # %% ../nbs/41_margins.ipynb #dedc1604
 class CountedDropout(nn.Module):

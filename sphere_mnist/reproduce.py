@@ -99,7 +99,8 @@ def answers(
 )->dict[int, dict]: # seed -> the latest row, by seed
     "The rows that answer a figure."
     same = wanted(figure)
-    found = {row['seed']: row for row in rows if all(row.get(name) == value for name, value in same.items()) and row.get(figure.score) is not None}
+    def fits(row): return all(row.get(name) == value for name, value in same.items()) and row.get(figure.score) is not None
+    found = {row['seed']: row for row in rows if fits(row)}
     return dict(sorted(found.items()))
 
 # %% ../nbs/65_reproduce.ipynb #1d0c86aa

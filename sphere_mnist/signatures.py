@@ -78,7 +78,7 @@ class Argument(NamedTuple):
     def flag(self): return f'--{self.name.replace("_", "-")}'
 
 def arguments_of(
-    function:str, # module and name, such as 'clustering.evaluate'; of a class, what makes one
+    function:str, # module and name, such as 'look_again.evaluate'; of a class, what makes one
     leave:tuple=(), # names that are nothing to type
 )->list[Argument]: # those that can be typed
     "What a function can be told, in the order of its signature."

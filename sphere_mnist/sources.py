@@ -410,7 +410,8 @@ def load_folder(folder:str|os.PathLike, # pictures, class folders, or train/ and
     paths, names = found[part]
     beside = [p for other, (more, _) in found.items() if other != part for p in more]
     classes = class_order(n for _, all_names in found.values() for n in all_names or () if n is not None)
-    labels = None if names is None else torch.tensor([-1 if n is None else classes.index(n) for n in names])
+    def number(name): return -1 if name is None else classes.index(name)
+    labels = None if names is None else torch.tensor([*map(number, names)])
     pixels = load_pictures(paths, image_size and check_size(image_size), bits=bits, beside=beside, unreadable=(bad := {}), used=(used := {}))
     if bad := {p: bad[p] for p in paths if p in bad}: # in order, whichever thread came first
         why = '; '.join([*map(str, [*bad.values()][:3]), *['and others']*(len(bad) > 3)])

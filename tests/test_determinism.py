@@ -6,7 +6,7 @@ from sphere_mnist import systems
 from sphere_mnist.data import exemplar_indices, load_images
 from sphere_mnist.models import tensors
 from sphere_mnist.published import preset_stages
-from sphere_mnist.runs import train_run
+from sphere_mnist.checkpoints import train_run
 from sphere_mnist.training import Callback, train
 
 # system -> presets, whose networks, draws and clusters differ

@@ -15,7 +15,7 @@ from sphere_mnist import cli, clustering, runs, systems, training
 from sphere_mnist.data import InputError, exemplar_indices, load_images, to_float
 from sphere_mnist.models import read_tensors
 from sphere_mnist.published import preset_stages
-from sphere_mnist.runs import load_checkpoint, newest_checkpoint, train_run
+from sphere_mnist.checkpoints import load_checkpoint, newest_checkpoint, train_run
 from sphere_mnist.training import Stage, System
 
 KILLS = 5 # of each system

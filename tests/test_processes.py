@@ -19,7 +19,7 @@ from sphere_mnist.simclr import SimCLR
 from sphere_mnist.spherical import Spherical
 from sphere_mnist.models import read_tensors, tensors
 from sphere_mnist.published import preset_stages
-from sphere_mnist.runs import train_again, train_run
+from sphere_mnist.checkpoints import train_again, train_run
 from sphere_mnist.training import Batch, Stage, System, counted
 
 DEVICE = 'auto' if torch.cuda.device_count() > 1 else 'cpu'

@@ -18,7 +18,7 @@ from sphere_mnist.predict import predict_digits, shipped_model
 from sphere_mnist.published import preset_stages
 from sphere_mnist.simclr import SimCLR
 from sphere_mnist.spherical import Spherical
-from sphere_mnist.runs import train_run
+from sphere_mnist.checkpoints import train_run
 
 SYSTEMS = (Spherical, GMVAE, GumbelGMVAE, SimCLR, MixEm, Margins)
 ONNX = pytest.mark.skipif(not (find_spec('onnxscript') and find_spec('onnxruntime')),

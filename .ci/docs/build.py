@@ -10,7 +10,7 @@ here = Path(__file__).resolve().parent
 root = here.parent.parent
 sys.path.insert(0, str(root))
 from sphere_mnist.signatures import constructor, found, source_of # which read the modules as text, too
-PARTS = {('48', '49', '5', '6'): 'Your pictures and programs', '0': 'The parts', '1': 'The spherical method', '2': 'Mixtures', '3': 'Contrast', '4': 'With labels'} # by first figures: the first that fits
+PARTS = {('46', '47', '48', '49', '5', '6'): 'Your pictures and programs', '0': 'The parts', '1': 'The spherical method', '2': 'Mixtures', '3': 'Contrast', '4': 'With labels'} # by first figures: the first that fits
 FENCE = re.compile(r'(^```.*?^```$|`+[^`]+`+)', re.M | re.S)
 
 
