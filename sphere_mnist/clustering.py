@@ -30,7 +30,7 @@ from .datasets import NAMES
 from .sources import in_colour, load_exemplars
 from .strangers import belonging, load_members, marked_scores, members_of, save_members, without_strangers
 from .systems import (all_settings, append_row, check_run_settings, chosen_settings, free_folder, ledger_row, provenance, read_config,
-                                  read_metrics, read_result, read_rows, run_settings, runs_beside, start_folder, system_class,
+                                  read_metrics, read_result, read_rows, run_settings, runs_before, runs_beside, start_folder, system_class,
                                   system_settings, training_scores, unborn, write_result)
 from .published import default_preset, preset_stages
 from .training import Batch, Stage, System, check_environment, choose_device
@@ -45,7 +45,7 @@ def located(
     "Make the paths among the settings absolute."
     def whole(path): return str(Path(os.path.expanduser(path)).resolve())
     pairs = [str(e).partition('=') for e in settings['exemplars']]
-    found = {name: whole(settings[name]) for name in ('data_dir', 'init_from') if settings.get(name)}
+    found = {name: whole(path) for name, path in (runs_before(settings) | dict(data_dir=settings['data_dir'])).items() if path}
     def is_path(data): return data and data not in NAMES and os.path.exists(os.path.expanduser(data))
     found |= {name: whole(settings[name]) for name in ('data', 'strangers') if is_path(settings[name])}
     return settings | found | dict(exemplars=[name + equals + (whole(path) if path else '') for name, equals, path in pairs])

@@ -20,7 +20,7 @@ from .data import Images, InputError, choose, to_float
 from .discover import balance_loss, discover_images, sharpness_loss
 from .evaluation import ari, assign_all, embed_all, follow_usage, matched_acc, nmi, usage_entropy, usage_row
 from .figures import PALETTE
-from .models import Count, Network, Positive, autocast, load_tensors, read_tensors
+from .models import Count, Network, Positive, RunFolder, autocast, load_tensors, read_tensors
 from .neighbours import contrast_loss
 from .simclr import CPU_RUN, PHOTO_RUN, SimCLR, head_layers, probe_scores, weight_decay
 from .sphere import project
@@ -128,7 +128,7 @@ class MixEm(SimCLR):
         temperature:Positive=.5, # of the contrast
         augment:str='photo', # how views are drawn: photo, gentle, or a name in `WARPS`
         dummies:bool=False, # pull and push with a row of zeros in each component, as published
-        init_from:str='', # folder of a finished run of simclr or mixem, whose backbone to start from
+        init_from:RunFolder='', # folder of a finished run of simclr or mixem, whose backbone to start from
         backbone:str='', # network that makes features of pictures first: small, dinov2, clip, timm:NAME, torchvision:NAME, hf-hub:OWNER/NAME, or none
         classes:tuple=(), # names of the exemplars' classes
     ):

@@ -8,8 +8,8 @@ __all__ = ['ENCODERS', 'DECODERS', 'WEIGHTS', 'TEXT', 'SETTING_KINDS', 'PARTS', 
            'Crop', 'SmallDecoder', 'ResNet18Encoder', 'double_block', 'ResNet18Decoder', 'build_network',
            'make_encoder', 'make_decoder', 'choose_precision', 'autocast', 'tensors', 'write_whole', 'user_cache',
            'read_regular', 'inside', 'read_inside', 'split_header', 'pack', 'read_tensors', 'check_tensors',
-           'load_tensors', 'Count', 'Positive', 'Kind', 'setting_kinds', 'wanted_instead', 'check_settings',
-           'with_parts', 'Saved']
+           'load_tensors', 'Count', 'Positive', 'RunFolder', 'Kind', 'setting_kinds', 'wanted_instead',
+           'check_settings', 'with_parts', 'Saved']
 
 # %% ../nbs/03_models.ipynb #e425ab9a
 import copy, hashlib, inspect, json, math, os, stat
@@ -379,6 +379,9 @@ class Count(int):
 class Positive(float):
     "In a signature: a number above 0."
 
+class RunFolder(str):
+    "In a signature: the folder of a run that is finished, or ''."
+
 # %% ../nbs/03_models.ipynb #083e5b8f
 class Kind(NamedTuple):
     "What a type in a signature means for a setting."
@@ -394,6 +397,7 @@ SETTING_KINDS = {
     Positive: Kind(Real, 'a number', lambda value: 0 < value < math.inf, 'a number above 0'),
     bool: Kind(bool, 'true or false'),
     str: Kind(str, 'a word'),
+    RunFolder: Kind(str, 'the folder of a run'),
     list: Kind((list, tuple), 'a list'),
     type(None): Kind(type(None), 'none')}
 

@@ -7,7 +7,7 @@ __all__ = ['SYSTEMS', 'RESULT', 'OVERRIDES', 'system_class', 'all_systems', 'sys
            'parsed_type', 'register', 'Several', 'run_settings', 'check_run_settings', 'chosen_settings',
            'start_folder', 'unborn', 'free_folder', 'yaml_fault', 'read_config', 'write_result', 'read_result',
            'training_scores', 'read_metrics', 'provenance', 'append_row', 'read_rows', 'runs_beside', 'ledger_row',
-           'started_from']
+           'runs_before', 'started_from']
 
 # %% ../nbs/53_systems.ipynb #aff809a7
 import inspect, json, os, platform, re, shlex, subprocess, sys
@@ -24,7 +24,7 @@ from jsonargparse import get_loader
 import sphere_mnist
 from .augment import WARPS
 from .data import InputError, choose
-from .models import (SETTING_KINDS, WEIGHTS, Count, Kind, Positive, check_settings, read_inside, read_regular,
+from .models import (SETTING_KINDS, WEIGHTS, Count, Kind, Positive, RunFolder, check_settings, read_inside, read_regular,
                                  setting_kinds, write_whole)
 from .signatures import installed_systems
 from .training import System
@@ -353,13 +353,21 @@ def ledger_row(
 )->dict: # the result, and what was given that tells runs of one preset apart
     "What a ledger says of a run."
     given = {k: settings[k] for k in OVERRIDES if settings.get(k) not in (None, {})}
-    return result | chosen_settings(settings) | given | started_from(settings.get('init_from'))
+    row = result | chosen_settings(settings) | given
+    for name, folder in runs_before(settings).items(): row |= started_from(name, folder)
+    return row
+
+def runs_before(
+    settings:dict, # of a run
+)->dict[str, str]: # setting -> folder
+    "The runs that a run starts from: settings that the signature of its system calls a `RunFolder`."
+    return {name: settings[name] for name, (kinds, _, _) in system_settings(settings['system']).items() if RunFolder in kinds and settings.get(name)}
 
 def started_from(
-    folder:str|None, # of the run whose backbone this one started from, if any
+    setting:str, # such as init_from
+    folder:str, # of the run before
 )->dict: # for a row; the same for runs that differ in their seed
     "What a row says of the run before it: which one it was, and its seconds."
-    if not folder: return {}
     try: r = read_result(Path(folder))
-    except InputError: return dict(init_from=Path(folder).name) # not of `cluster`
-    return dict(init_from=f"{r['system']} {r['preset']}, {r['epochs']} epochs", init_seconds=r['seconds'])
+    except InputError: return {setting: Path(folder).name} # not of `cluster`
+    return {setting: f"{r['system']} {r['preset']}, {r['epochs']} epochs", f'{setting.partition("_")[0]}_seconds': r['seconds']}
