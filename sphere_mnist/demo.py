@@ -530,7 +530,7 @@ def add_pictures(
 
 # %% ../nbs/63_demo.ipynb #192c6211
 YOURS = dict(
-    html_template='''<div class="ask"><label tabindex="0">Drop a .zip of pictures here, or choose one<input type="file" class="zip" accept=".zip,image/*" multiple></label>
+    html_template='''<div class="ask"><label tabindex="0">Drop pictures, a folder of them or a .zip here, or choose files<input type="file" class="zip" accept=".zip,image/*" multiple></label>
 <label tabindex="0">Choose a folder of pictures<input type="file" class="folder" webkitdirectory></label></div>
 <p><label class="count">Clusters <input type="number" class="clusters" min="2" max="100" value="10"></label> <button type="button" class="stop" hidden>Stop</button></p>
 <p role="status"></p>
@@ -549,7 +549,7 @@ function header(sizes) { const view = new DataView(new ArrayBuffer(sizes.reduce(
 async function packed(files) { // the files as they are, each after its header, then the list of all
   const parts = [], list = []; let at = 0, listed = 0
   for (const file of files) {
-    const name = new TextEncoder().encode(file.webkitRelativePath || file.name), bytes = new Uint8Array(await file.arrayBuffer())
+    const name = new TextEncoder().encode(file.place || file.webkitRelativePath || file.name), bytes = new Uint8Array(await file.arrayBuffer())
     const both = [[2, 20], [2, 0x800], [2, 0], [2, 0], [2, 0x21], [4, sum(bytes)], [4, bytes.length], [4, bytes.length], [2, name.length], [2, 0]]
     parts.push(header([[4, 0x04034b50], ...both]), name, bytes)
     list.push(header([[4, 0x02014b50], [2, 20], ...both, [2, 0], [2, 0], [2, 0], [4, 0], [4, at]]), name)
@@ -600,7 +600,17 @@ async function sort(files) {
 }
 for (const input of [zip, folder]) input.addEventListener('change', () => { const files = [...input.files]; input.value = ''; if (files.length) sort(files) })
 ask.addEventListener('dragover', e => e.preventDefault())
-ask.addEventListener('drop', e => { e.preventDefault(); sort([...e.dataTransfer.files]) })
+async function within(entry) { // a file, or all files of a folder, which is read in parts
+  if (entry.isFile) { const file = await new Promise((done, fail) => entry.file(done, fail)); file.place = entry.fullPath.slice(1); return [file] }
+  const reader = entry.createReader(), files = []
+  for (let some = [null]; some.length;) { some = await new Promise((done, fail) => reader.readEntries(done, fail)); for (const one of some) files.push(...await within(one)) }
+  return files
+}
+ask.addEventListener('drop', async e => {
+  e.preventDefault()
+  const entries = [...e.dataTransfer.items].map(item => item.webkitGetAsEntry()).filter(entry => entry) // before anything is waited for: they go with the event
+  try { sort((await Promise.all(entries.map(within))).flat()) } catch { status.textContent = 'What was dropped cannot be read: choose it with the button instead.' }
+})
 stop.addEventListener('click', () => { leave(); status.textContent = 'Stopped.' })
 window.addEventListener('pagehide', leave)
 '''

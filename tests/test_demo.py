@@ -267,12 +267,20 @@ def archive(file, **entries):
     return file
 
 
+def drop(page, where, path):
+    "Let go of a file or a folder over an element, as from a window of files."
+    box, session = page.locator(where).first.bounding_box(), page.context.new_cdp_session(page)
+    for moment in ('dragEnter', 'dragOver', 'drop'):
+        data = dict(items=[], files=[str(path)], dragOperationsMask=1)
+        session.send('Input.dispatchDragEvent', dict(type=moment, x=box['x'] + box['width']/2, y=box['y'] + box['height']/2, data=data))
+
+
 def test_a_folder_of_ones_own(chromium, server, tmp_path):
     pictures = bars(tmp_path/'pictures')
     with visit(chromium, server) as page:
         page.get_by_role('tab', name='Your pictures').click()
         page.locator('#yours .clusters').fill('3')
-        page.locator('#yours .folder').set_input_files(pictures) # which the browser packs
+        drop(page, '#yours .ask label', pictures) # which the browser packs
         page.get_by_text('Done. Everything here goes').wait_for(timeout=400_000)
         assert page.frame_locator('#yours iframe').locator('#legend button').count() >= 3
         page.wait_for_function("document.querySelector('#yours img').naturalWidth > 100")
@@ -291,8 +299,10 @@ def test_an_archive_that_is_dropped_and_stopped(chromium, server, tmp_path):
     with visit(chromium, server, width=390) as page:
         page.get_by_role('tab', name='Your pictures').click()
         for moment in ('Sending', 'Working'): # stopped at either, it is in nobody's way
-            page.locator('#yours .zip').set_input_files(packed)
-            if moment == 'Working': page.wait_for_function("!['Sending', 'Stopped.'].includes(document.querySelector('#yours [role=status]').textContent)")
+            if moment == 'Sending': page.locator('#yours .zip').set_input_files(packed)
+            else:
+                page.locator('#yours .folder').set_input_files(pictures)
+                page.wait_for_function("!['Packing', 'Sending', 'Stopped.'].includes(document.querySelector('#yours [role=status]').textContent)")
             page.locator('#yours .stop').click()
             page.get_by_text('Stopped.').wait_for()
         (tmp_path/'notes.zip').write_text('no archive')
