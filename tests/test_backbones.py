@@ -9,7 +9,6 @@ from sphere_mnist import InputError, SphericalClusterer, load_images, load_syste
 from sphere_mnist import backbones
 from sphere_mnist.backbones import Backbone, FeatureCache, Preprocessing, cached_features, clear_features, content_keys, featured, folded, load_backbone, prepare
 from sphere_mnist.cli import main
-from sphere_mnist.evaluation import assign_all
 
 SMALL = dict(n_clusters=2, epochs=1, random_state=0, backbone='small')
 

@@ -3,7 +3,6 @@ import json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from sphere_mnist import cli, clustering, data, datasets, report, runs, systems
 from sphere_mnist.training import NonFiniteLoss

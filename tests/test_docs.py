@@ -1,5 +1,5 @@
 """The documentation site: built once, with warnings as errors, and looked at in a browser that has no network."""
-import json, os, re, shutil, subprocess, sys, threading
+import json, re, shutil, subprocess, sys, threading
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -162,7 +162,6 @@ def test_search_finds_the_page_whose_heading_has_the_words(site, chromium, serve
 @pytest.mark.parametrize('width', [390, 800])
 def test_the_menus_open(site, chromium, width):
     with visit(chromium, (site/'01_sphere.html').as_uri(), width=width) as page:
-        menu = page.locator('.bd-sidebar-primary').last
         link = page.locator('.bd-sidebar-primary a[href="04_losses.html"]').last
         assert not link.is_visible()
         page.locator('button.primary-toggle:visible').first.click()

@@ -1,6 +1,5 @@
 """scikit-learn's own checks of every estimator, and what an importing user counts on."""
 import re, subprocess, sys
-from functools import partial
 from pathlib import Path
 import numpy as np
 import pytest

@@ -8,7 +8,7 @@ from sphere_mnist.augment import WARPS
 from sphere_mnist.cli import main
 from sphere_mnist.data import load_images
 from sphere_mnist.margins import LOSSES
-from sphere_mnist.systems import SYSTEMS, system_class, system_settings
+from sphere_mnist.systems import SYSTEMS, system_settings
 from sphere_mnist.training import OPTIMIZERS, SHAPES
 from sphere_mnist.views import PHOTOS
 

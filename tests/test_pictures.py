@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.cluster import KMeans
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
-from sphere_mnist import files, sources
+from sphere_mnist import sources
 from sphere_mnist.data import InputError, as_labels, class_order, load_images
 from sphere_mnist.estimator import SphericalClusterer, read_images, read_labels
 from sphere_mnist.files import unpack

@@ -1,5 +1,5 @@
 """Sharing as others meet it: every system exported and compared, nothing unpickled, nothing sent but to the Hub asked for."""
-import json, logging, pickle, zipfile
+import json, logging, pickle
 from importlib.util import find_spec
 from pathlib import Path
 import huggingface_hub
