@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.exceptions import NotFittedError
-from sphere_mnist import cli, clustering, datasets, sources
+from sphere_mnist import cli, clustering, commands, datasets, sources
 from sphere_mnist.data import Images, InputError, exemplar_indices, load_images
 from sphere_mnist.estimator import CLUSTERERS, MetricEmbedder, SphericalClusterer, read_labels
 from sphere_mnist.predict import predict_digits
@@ -906,7 +906,7 @@ def test_any_damage_to_a_model(template, tmp_path_factory, name, where, byte, cu
     loads_or_refuses(lambda: SphericalClusterer.from_pretrained(folder).predict(ROWS))
 
 
-FLAGS = [a for a in cli.parser_of('embed').get_defaults().keys() if a not in ('config', 'resume', 'weights')]
+FLAGS = [a for a in commands.parser_of('embed').get_defaults().keys() if a not in ('config', 'resume', 'weights')]
 
 
 @FEW
