@@ -29,7 +29,7 @@ RUNS = dict( # system -> flags of runs on forty small images; a ResNet is not tr
              '--encoder published --reduction sum --preset intra_triplet --mining batch-hard --per-class 0', '--head-dropout .5 --held-out 0', '--unit false --scale 10 --preset cosface'])
 SHARED = [ # of all systems
     '--split test --draw published --precision auto --device auto', '--split validation --draw 3 --precision float32 --device cpu', '--split all --draw none --precision bfloat16',
-    '--draw medoid', '--outliers 4 --tail 2', '--images 30', *(f'--optimizer {name}' for name in OPTIMIZERS),
+    '--draw medoid', '--outliers 4 --tail 2', '--images 38 --draw none', *(f'--optimizer {name}' for name in OPTIMIZERS),
     *(f"--lr '[1e-3,1e-4,{shape}]' --weights.contrast '[1,.5,linear]'" for shape in SHAPES)]
 OTHERWISE = {'none': 'features', 'conv': 'digits28', 'conv32': 'digits32'} # encoder or network -> the data that it is for
 LONG = 'dinov2', 'clip', 'timm:NAME', 'torchvision:NAME', 'hf-hub:OWNER/NAME' # backbones, which tests/test_backbones.py tries

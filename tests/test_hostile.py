@@ -5,7 +5,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from PIL import Image
-from sphere_mnist import cli, clustering, published, report, runs
+from sphere_mnist import checkpoints, cli, clustering, published, report
 from sphere_mnist.data import InputError
 from sphere_mnist.estimator import SphericalClusterer
 from sphere_mnist.share import load_system
@@ -84,7 +84,7 @@ def test_a_folder_of_checkpoints_elsewhere_loses_nothing(here, capsys):
 def test_a_restart_deletes_nothing_elsewhere(here):
     move_away('open/checkpoints')
     before = listing()
-    with pytest.raises(InputError, match='checkpoints is a link'): runs.forget(Path('open'), 1000)
+    with pytest.raises(InputError, match='checkpoints is a link'): checkpoints.forget(Path('open'), 1000)
     assert listing() == before
 
 
@@ -94,7 +94,7 @@ def test_what_a_person_put_beside_the_checkpoints_stays(name, restart, here):
     shutil.copytree(checkpoint(), Path('open/checkpoints', name))
     Path('open/checkpoints/notes.txt').write_text('before the holidays')
     before = listing(f'open/checkpoints/{name}')
-    if restart: assert not runs.forget(Path('open'), 1000) and not Path('open/metrics.jsonl').exists()
+    if restart: assert not checkpoints.forget(Path('open'), 1000) and not Path('open/metrics.jsonl').exists()
     else: assert cli.main(['cluster', '--resume', '--out', 'open']) == 0
     assert listing(f'open/checkpoints/{name}') == before
     assert Path('open/checkpoints/notes.txt').read_text() == 'before the holidays'
@@ -106,7 +106,7 @@ def test_a_link_among_the_checkpoints_is_not_followed(restart, here):
     Path('open/checkpoints/00000001-0-1').symlink_to(Path('private/00000099-0-1').resolve())
     before = listing()
     if restart:
-        with pytest.raises(InputError, match='00000001-0-1 is a link'): runs.forget(Path('open'), 1000)
+        with pytest.raises(InputError, match='00000001-0-1 is a link'): checkpoints.forget(Path('open'), 1000)
     else: assert cli.main(['cluster', '--resume', '--out', 'open']) == 0
     assert listing() == before
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 from torch import nn
-from sphere_mnist import cli, clustering, runs, systems, training
+from sphere_mnist import checkpoints, cli, clustering, systems, training
 from sphere_mnist.data import InputError, exemplar_indices, load_images, to_float
 from sphere_mnist.models import read_tensors
 from sphere_mnist.published import preset_stages
@@ -265,7 +265,7 @@ def full_disk(folder):
                 return save(*args)
             return saved
         kind, more = 'a limit on the size of files', lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
-        limit = mock.patch.object(runs, 'save_checkpoint', limited(runs.save_checkpoint))
+        limit = mock.patch.object(checkpoints, 'save_checkpoint', limited(checkpoints.save_checkpoint))
     run = folder/'disk'/'run'
     with limit: status = command(*given, '--out', run, errors=folder/'errors')
     step = load_checkpoint(run, [])[0]['step']
@@ -292,11 +292,11 @@ def unwritable(folder):
     obey_permissions()
     (folder/'locked').mkdir(0o555)
     first = command(*given, '--out', folder/'locked'/'run', errors=folder/'errors')
-    run, save = folder/'run', runs.save_checkpoint
+    run, save = folder/'run', checkpoints.save_checkpoint
     def saved(*args):
         save(*args)
         for part in (run, run/'checkpoints'): part.chmod(0o555)
-    with mock.patch.object(runs, 'save_checkpoint', saved): status = command(*given, '--out', run, errors=folder/'errors 2')
+    with mock.patch.object(checkpoints, 'save_checkpoint', saved): status = command(*given, '--out', run, errors=folder/'errors 2')
     step = load_checkpoint(run, [])[0]['step']
     for part in (run, run/'checkpoints'): part.chmod(0o755)
     resumed = command('cluster', '--resume', '--out', run)

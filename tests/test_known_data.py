@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sphere_mnist import cli, clustering, runs
+from sphere_mnist import checkpoints, cli, clustering
 
 TINY = ['cluster', '--data', 'pics', '--preset', 'published', '--epochs', '2', '--batch-size', '8']
 
@@ -32,13 +32,13 @@ def state(): return {f: f.read_bytes() for f in sorted(Path('run').rglob('*')) i
 
 def stop(monkeypatch, line=TINY, after=1):
     "A run that is stopped after so many checkpoints."
-    calls, write = [], runs.save_checkpoint
+    calls, write = [], checkpoints.save_checkpoint
     def writing(*args):
         write(*args)
         calls.append(1)
         if len(calls) == after: raise KeyboardInterrupt
     with monkeypatch.context() as patch:
-        patch.setattr(runs, 'save_checkpoint', writing)
+        patch.setattr(checkpoints, 'save_checkpoint', writing)
         assert cli.main([*line, '--out', 'run']) == 130
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from sphere_mnist import cli, clustering, evaluation, runs, training
+from sphere_mnist import checkpoints, cli, clustering, evaluation, runs, training
 from sphere_mnist.data import Images, InputError, exemplar_indices, load_images, to_float
 from sphere_mnist.gmvae import GMVAE
 from sphere_mnist.gumbel import GumbelGMVAE
@@ -165,7 +165,7 @@ def both_processes(folder):
     accelerator = training.processes(training.choose_device(DEVICE))
     rank, quiet = accelerator.process_index, dict(device=DEVICE, precision='float32', progress=False)
     images = digits()
-    if rank: runs.write_whole = runs.save_checkpoint = System._save_pretrained = forbidden
+    if rank: runs.write_whole = checkpoints.write_whole = checkpoints.save_checkpoint = System._save_pretrained = forbidden
     said = {f'gradients {name}': one_case(name, accelerator, rank) for name in CASES}
     for name in RUNS: train_run(stages(name, data(name)), data(name), folder/name, **quiet)
     # data, batch norm, an interrupted run, a run that one process began, a batch too small, a run that collapses
