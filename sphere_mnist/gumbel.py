@@ -18,8 +18,7 @@ from .centers import evaluating, group_centers
 from .data import InputError, choose, to_float
 from .discover import DiscoveringSystem, balance_loss, consistency_loss, discover_images, sharpness_loss
 from .elbo import bernoulli_nll, gaussian_kl, gaussian_nll, log_density, uniform_kl
-from .evaluation import follow_usage, usage_row
-from .mixtures import PICTURES, component_figure, latent_figure, plane_of
+from .mixtures import PICTURES, component_figure, follow_usage, latent_figure, plane_of, usage_row
 from .models import Network, Positive, SmallDecoder, SmallEncoder, autocast, check_settings
 from .neighbours import contrast_loss
 from .sphere import project

@@ -7,7 +7,7 @@ __all__ = ['project', 'chord', 'angle', 'uniform_sphere', 'spread', 'cross_polyt
 
 # %% ../nbs/01_sphere.ipynb #4236c96e
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .data import InputError
 
