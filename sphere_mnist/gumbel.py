@@ -292,8 +292,8 @@ def discover(self:GumbelGMVAE, images, generator, n=10_000):
     self.point(features)
 
 @patch
-def recentre(self:GumbelGMVAE, images, codes):
-    self.point(torch.cat([self.features(to_float(pixels)) for pixels in images.pixels.split(2000)]))
+def recentre(self:GumbelGMVAE, images, codes): # the network fc has no features
+    if self.network != 'fc': self.point(torch.cat([self.features(to_float(pixels)) for pixels in images.pixels.split(2000)]))
 
 @patch
 def point(self:GumbelGMVAE, features):
