@@ -6,8 +6,7 @@
 __all__ = ['SCORE_NAMES', 'contingency', 'match_clusters', 'majority_names', 'aae_names', 'name_clusters', 'accuracy',
            'matched_acc', 'majority_acc', 'paired_difference', 'nmi', 'ari', 'clusters_used', 'usage_entropy',
            'confusion', 'scores', 'embed_all', 'assign_all', 'evaluate', 'assign_sample', 'cluster_usage',
-           'label_scores', 'epoch_scores', 'sample_scores', 'moving', 'how_collapsed', 'Scores', 'Follow',
-           'follow_usage', 'usage_row', 'BestEpoch']
+           'label_scores', 'epoch_scores', 'sample_scores', 'moving', 'how_collapsed', 'Scores', 'Follow', 'BestEpoch']
 
 # %% ../nbs/07_evaluate.ipynb #4ec82260
 from itertools import chain
@@ -226,8 +225,7 @@ def assign_all(
 )->Tensor: # (N, K) float32 probabilities on the CPU
     "Assignment probabilities of all images, in batches."
     probabilities = _in_batches(system, system.assign, images, batch_size)
-    bad = (~probabilities.isfinite().all(1)).nonzero()
-    if len(bad):
+    if len(bad := (~probabilities.isfinite().all(1)).nonzero()):
         raise InputError(f'the probabilities of {len(bad)} of {len(probabilities)} images (the first is image {int(bad[0])}) '
                          'are not finite; the weights have diverged or are damaged, so go back to an earlier checkpoint')
     return probabilities
@@ -328,23 +326,6 @@ class Follow(Callback):
     def after_epoch(self, loop):
         sample, p = assign_sample(loop.system, self.images.to(loop.device))
         loop.row.update({f'{self.images.split}_{name}': value for name, value in sample_scores(loop.system, p, self.images, sample).items()})
-
-# %% ../nbs/07_evaluate.ipynb #b497446d
-def follow_usage(
-    usage:Tensor, # (K,) mean share of each component, changed in place
-    logits:Tensor, # (..., K) of this step
-    step:int, # of the run, from 0
-):
-    "Take the shares of the components in one step into their moving mean."
-    usage.lerp_(logits.detach().softmax(-1).flatten(0, -2).mean(0), max(.01, 1/(step + 1)))
-
-def usage_row(
-    usage:Tensor, # (K,)
-)->dict: # usage, components_used, and a warning or None
-    "What the row of an epoch says about the components."
-    K, dead = len(usage), int((usage*10*len(usage) <= 1).sum())
-    return dict(usage=[round(u, 4) for u in usage.tolist()], components_used=K - dead,
-                warning=f'{dead} of {K} components are dead: each has at most a tenth of its share' if dead else None)
 
 # %% ../nbs/07_evaluate.ipynb #2ace89d5
 class BestEpoch(Callback):

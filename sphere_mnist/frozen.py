@@ -125,8 +125,7 @@ def lay_out(self:Spherical, images, generator, n=10_000, n_central=4):
     self.set_prototypes(images.pixels[found.central.flatten()])
 
 @patch
-def start(self:Spherical, images, exemplars, generator):
-    super(Spherical, self).start(images, exemplars, generator)
+def see(self:Spherical, images):
     self.seen, self.near = images.pixels, None # not saved: neighbours are looked for when a term wants them
 
 @patch

@@ -18,8 +18,8 @@ from .centers import evaluating
 from .data import InputError, choose, to_float
 from .discover import DiscoveringSystem, balance_loss, consistency_loss, discover_images, sharpness_loss
 from .elbo import bernoulli_nll, check_bernoulli, gaussian_kl, gaussian_nll, log_density, uniform_kl
-from .evaluation import aae_names, accuracy, assign_all, follow_usage, usage_row
-from .mixtures import PICTURES, component_figure, latent_figure, listed, plane_of, training_gif
+from .evaluation import aae_names, accuracy, assign_all
+from .mixtures import PICTURES, component_figure, follow_usage, latent_figure, listed, plane_of, training_gif, usage_row
 from .models import Count, Network, SmallDecoder, SmallEncoder, autocast, check_settings, check_shape
 from .neighbours import contrast_loss
 from .sphere import project

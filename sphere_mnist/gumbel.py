@@ -18,8 +18,7 @@ from .centers import evaluating, group_centers
 from .data import InputError, choose, to_float
 from .discover import DiscoveringSystem, balance_loss, consistency_loss, discover_images, sharpness_loss
 from .elbo import bernoulli_nll, check_bernoulli, gaussian_kl, gaussian_nll, log_density, uniform_kl
-from .evaluation import follow_usage, usage_row
-from .mixtures import PICTURES, component_figure, latent_figure, plane_of
+from .mixtures import PICTURES, component_figure, follow_usage, latent_figure, plane_of, usage_row
 from .models import Network, Positive, SmallDecoder, SmallEncoder, autocast, check_settings
 from .neighbours import contrast_loss
 from .sphere import project
@@ -289,8 +288,8 @@ def discover(self:GumbelGMVAE, images, generator, n=10_000):
     self.point(features)
 
 @patch
-def recentre(self:GumbelGMVAE, images, codes):
-    self.point(torch.cat([self.features(to_float(pixels)) for pixels in images.pixels.split(2000)]))
+def recentre(self:GumbelGMVAE, images, codes): # the network fc has no features
+    if self.network != 'fc': self.point(torch.cat([self.features(to_float(pixels)) for pixels in images.pixels.split(2000)]))
 
 @patch
 def point(self:GumbelGMVAE, features):

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from .centers import evaluating, segment_sums
 from .data import Images, InputError, choose, to_float
 from .discover import balance_loss, discover_images, sharpness_loss
-from .evaluation import ari, assign_all, embed_all, follow_usage, matched_acc, nmi, usage_entropy, usage_row
+from .evaluation import ari, assign_all, embed_all, matched_acc, nmi, usage_entropy
 from .figures import PALETTE
+from .mixtures import follow_usage, usage_row
 from .models import Count, Network, Positive, RunFolder, autocast, load_tensors, read_tensors
 from .neighbours import contrast_loss
 from .simclr import CPU_RUN, PHOTO_RUN, SimCLR, head_layers, probe_scores, weight_decay

@@ -52,6 +52,10 @@ class NamedSystem(System):
         "Keep the exemplars, and what made the features."
         if images.backbone is not None: self.backbone = self._hub_mixin_config['backbone'] = images.backbone.identity
         if exemplars is not None: self.exemplars, self.labels = exemplars.pixels.cpu().clone(), exemplars.labels.cpu().clone() # several systems may share a file
+        self.see(images)
+
+    def see(self, images):
+        "What a term has to know of all images is taken from them here, when training begins and when corrections are learned."
 
     def evidence(self):
         "What the exemplars say of their clusters: (M, K), the larger the likelier."

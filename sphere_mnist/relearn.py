@@ -191,6 +191,7 @@ def learn(
     per_epoch = -(-len(images)//stage['batch_size'])
     stage |= dict(epochs=max(1, min(stage['epochs'], -(-steps//per_epoch))), prepare='follow_corrections',
                   weights=stage['weights'] | dict(labelled=1., linked=.3) | (weights or {}))
+    system.see(images)
     with evaluating(system): system.parts = assign_all(system, images).argmax(1)
     system = train([Stage(system, **stage)], images, callbacks, seed, **options)
     for name in ('parts', 'answered'): delattr(system, name)
