@@ -141,6 +141,7 @@ def name_run(
     check_nameable(system.name)
     read_metrics(folder) # what figures need is found damaged before anything is written
     images, scored = (by_name(part, system.classes) for part in same_images(folder, settings, None, data_dir))
+    if settings['outliers'] is not None: images = without_strangers(images, settings['outliers'])
     classes = system.classes or images.classes
     if names and exemplars: raise InputError('--names and --exemplars both name the clusters: give one of them.')
     if exemplars:
