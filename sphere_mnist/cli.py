@@ -514,7 +514,7 @@ def check_words(
     words:list[str], # of the command line
 ):
     "Refuse words that would take too much memory to read."
-    if not any('&' in word for word in words): return
+    if not any('&' in word or word.count(':') > 50 for word in words): return
     from sphere_mnist.data import InputError
     from sphere_mnist.systems import yaml_fault
     for word in words:
@@ -632,6 +632,6 @@ def stop(
     error:BaseException|None=None, # its notes say how to go on
 )->int: # the status
     "Say why in one line on stderr."
-    said = '; '.join([str(why), *getattr(error, '__notes__', ())])
-    print('sphere_mnist:', ' '.join(said.split()), file=sys.stderr)
+    said = ' '.join('; '.join([str(why), *getattr(error, '__notes__', ())]).split())
+    print('sphere_mnist:', said if len(said) < 3000 else f'{said[:1000]} ... {said[-500:]}', file=sys.stderr)
     return status

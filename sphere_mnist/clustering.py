@@ -6,10 +6,10 @@
 __all__ = ['STARTED', 'located', 'named_pictures', 'chosen_exemplars', 'run_folder', 'resumed', 'ledger_said', 'check_common',
            'check_nameable', 'check_asked', 'step_seconds', 'estimate', 'announce', 'usual_backbone', 'checked',
            'is_first', 'looked_through', 'images_to_use', 'with_preset', 'stages_of', 'resumable', 'watching', 'begun',
-           'cluster', 'seconds_alive', 'seconds_trained', 'recall', 'in_columns', 'table', 'labels_given',
-           'contradicted', 'all_scores', 'finish', 'write_all', 'evaluate', 'kmeans_table', 'kmeans_of_run', 'probed',
-           'embed', 'show_medoids', 'named_again', 'exemplars_of_names', 'name_run', 'draws', 'count_strangers',
-           'choose_k', 'panel']
+           'cluster', 'seconds_alive', 'seconds_trained', 'recall', 'in_columns', 'table', 'labels_given', 'astray',
+           'contradicted', 'with_given', 'all_scores', 'finish', 'write_all', 'evaluate', 'kmeans_table',
+           'kmeans_of_run', 'probed', 'embed', 'show_medoids', 'named_again', 'exemplars_of_names', 'name_run', 'draws',
+           'count_strangers', 'choose_k', 'panel']
 
 # %% ../nbs/61_cluster.ipynb #0fccb30f
 import copy, json, os, shlex, sys, time
@@ -437,6 +437,18 @@ def labels_given(
     return found
 
 # %% ../nbs/61_cluster.ipynb #722042b4
+def astray(
+    own:str, # class of an exemplar
+    cluster:int, # in which it is; -1 for none
+    name:str, # of this cluster; '' for none
+    others:set[str], # classes of other exemplars that are in it
+)->str:
+    "Why an exemplar is not in the cluster that has its name."
+    if cluster < 0: return f'An exemplar of {own} belongs to no cluster: it is more unusual than --outliers allows; a larger value keeps more.'
+    why = f'exemplars of {" and ".join(sorted(others))} are in it too' if others else 'it is less surely one of its kind than others'
+    called = f'which is named {name}' if name else 'which has no name'
+    return f'An exemplar of {own} is in cluster {cluster}, {called}: {why}; more exemplars of {own}, or another number of clusters, may tell them apart.'
+
 def contradicted(
     system:System, # trained
 )->list[str]: # a sentence for each
@@ -447,12 +459,21 @@ def contradicted(
     clusters, labels = assign_all(system, images).argmax(1).tolist(), system.labels.tolist()
     for k, label in zip(clusters, labels):
         if names[k] == label: continue
-        own, name = system.classes[label], system.classes[names[k]] if names[k] >= 0 else None
         others = {system.classes[other] for other, c in zip(labels, clusters) if c == k and other != label}
-        why = f'exemplars of {" and ".join(sorted(others))} are in it too' if others else 'it is less surely one of its kind than others'
-        called = f'which is named {name}' if name else 'which has no name'
-        said.append(f'An exemplar of {own} is in cluster {k}, {called}: {why}; more exemplars of {own}, or another number of clusters, may tell them apart.')
+        said.append(astray(system.classes[label], k, system.classes[names[k]] if names[k] >= 0 else '', others))
     return [*dict.fromkeys(said)]
+
+def with_given(
+    rows:list[list], # picture, label, confidence, cluster, as `answers` gives them
+    given:dict[int, str], # position among them -> class that a person gave
+)->list[list]: # with a remark behind, where a label contradicts its cluster
+    "The rows of a table in which exemplars keep their labels."
+    said = [[*row] for row in rows]
+    for k, own in given.items():
+        name, cluster = rows[k][1], rows[k][3]
+        said[k][1] = own
+        if name != own: said[k].append(astray(own, cluster, name, {other for i, other in given.items() if rows[i][3] == cluster and other != own}))
+    return said
 
 # %% ../nbs/61_cluster.ipynb #3b61a2ab
 def all_scores(
@@ -495,8 +516,7 @@ def write_all(
     "Write clusters.csv, map.html, report.html, the model's card, the row of the ledger and result.json, and print the table."
     p = assign_all(system, scored)
     if members := load_members(folder): result |= marked_scores(p := belonging(members, scored.pixels, p), scored.labels)
-    rows = answers(picture_names(scored), p, system)
-    for k, name in labels_given(folder, result, settings, scored).items(): rows[k][1] = name
+    rows = with_given(answers(picture_names(scored), p, system), labels_given(folder, result, settings, scored))
     write_rows(lines := StringIO(), rows)
     write_whole(folder/'clusters.csv', lambda f: f.write_text(lines.getvalue()))
     if os.path.lexists(folder/'audit.csv'): add_codes(folder, [*map(str, picture_names(scored))], embed_all(system, scored))

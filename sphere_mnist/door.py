@@ -37,14 +37,15 @@ def refusal(
     headers:dict[str, str], # by name in lower case
 )->tuple[int, str]|None: # HTTP status and a sentence; None: welcome
     "Why a request is not let in."
-    def at_home(address): return re.sub(r':\d+$', '', address) in HOMES
-    if not at_home(headers.get('host', '')): return 421, 'Only this machine is answered, as 127.0.0.1 or localhost.'
-    origin = headers.get('origin')
-    if origin and not at_home(origin.partition('://')[2]): return 403, 'Other pages may not ask.'
+    host, origin, site = (headers.get(name, '') for name in ('host', 'origin', 'sec-fetch-site'))
+    if re.sub(r':\d+$', '', host) not in HOMES: return 421, 'Only this machine is answered, as 127.0.0.1 or localhost.'
+    followed = method == 'GET' and headers.get('sec-fetch-dest') == 'document' # a link on another page
+    if origin and origin.partition('://')[2] != host or site not in ('', 'none', 'same-origin') and not followed: return 403, 'Other pages may not ask.'
     most = next((most for pattern, most in needed.items() if re.fullmatch(pattern, path)), None)
     if most is None: return 404, 'The page needs nothing of this name.'
-    if method not in ('GET', 'HEAD') and not headers.get('content-length', '').isdecimal(): return 411, 'Say how long the request is.'
-    if int(headers.get('content-length') or 0) > most: return 413, f'This is larger than the {most/1e6:.0f} MB that may be sent.'
+    length = headers.get('content-length', '0' if method in ('GET', 'HEAD') else '')
+    if 'transfer-encoding' in headers or not re.fullmatch('[0-9]{1,15}', length): return 411, 'Say how long the request is.' # what comes in chunks has no end
+    if int(length) > most: return 413, f'This is larger than the {most/1e6:.0f} MB that may be sent.'
 
 # %% ../nbs/48_door.ipynb #acf68a20
 class Door:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from .data import Images, InputError, to_float
-from .discover import blurred_pixels
+from .discover import blurred_pixels, without_crowds
 from .evaluation import ari, embed_all
 from .neighbours import cuts, neighbour_graph, spectral_embedding
 from .sphere import project
@@ -45,6 +45,7 @@ def choose_k(
         if len(z) != len(codes): raise InputError(f'{len(z)} further descriptions of {len(codes)} points: give one for each point')
     generator = counted(seed)
     some = torch.randperm(len(codes), generator=generator)[:n]
+    some = some[without_crowds(codes[some].detach(), ks[-1] + 2)] # copies are no neighbours
     rows = [project(z.detach().cpu().float())[some] for z in (codes, *others)]
     def cut_all(where):
         graph = sum(neighbour_graph(z[where]) for z in rows)

@@ -22,7 +22,7 @@ from .centers import evaluating
 from .data import InputError, load_images
 from .evaluation import assign_all
 from .models import WEIGHTS, inside, read_inside, write_whole
-from .runs import answers, as_was, load_run, safe, write_rows
+from .runs import ANSWER, answers, as_was, load_run, safe, write_rows
 from .sources import list_pictures, load_pictures, read_picture
 from .strangers import Members, belonging, load_members
 from .training import System
@@ -227,10 +227,10 @@ def read_answers(
     try: head, *rows = csv.reader(StringIO(read_inside(folder, name, WEIGHTS).decode(), newline=''))
     except FileNotFoundError: return []
     except (ValueError, csv.Error) as e: raise InputError(f'{folder}/{name} is damaged ({e}): sphere_mnist evaluate writes clusters.csv again; {LATER} may be removed.') from None
-    odd = next((row for row in rows if len(row) != 4 or not re.fullmatch(r'-?\d{1,9}', row[3]) or not re.fullmatch(r'[01]\.\d+|nan', row[2])), None)
-    if head[:4] != ['picture', 'label', 'confidence', 'cluster'] or odd:
+    odd = next((row for row in rows if len(row) != len(head) or not re.fullmatch(r'-?\d{1,9}', row[3]) or not re.fullmatch(r'[01]\.\d+|nan', row[2])), None)
+    if head not in (ANSWER[:4], ANSWER) or odd:
         raise InputError(f'{folder}/{name} is damaged ({",".join(odd or head)[:80]!r} is no answer): sphere_mnist evaluate writes clusters.csv again; {LATER} may be removed.')
-    return [*map(as_was, rows)]
+    return [as_was(row[:4]) for row in rows]
 
 def read_all_answers(
     folder:Path, # a run folder

@@ -333,9 +333,11 @@ def as_a_person(
     "Ask about images whose labels are known, correct, and score."
     scene = scene_of(system, images, n)
     order, asked, rows = torch.randperm(scene.n, generator=counted(seed, 17)), torch.zeros(0, dtype=torch.long), []
+    thought = opinions(scene, asked)
     for count in (0, *counts):
-        if count: asked = torch.cat([asked, to_ask(scene, thought, way, asked, order, count - len(asked))])
-        thought = opinions(scene, asked)
+        if count:
+            asked = torch.cat([asked, to_ask(scene, thought, way, asked, order, count - len(asked))])
+            thought = opinions(scene, asked)
         rows.append(dict(way=way, corrections=count, n=scene.n) | scored(scene, thought))
         if count not in learned: continue
         every, y = scene.images, scene.images.labels

@@ -210,6 +210,7 @@ def yaml_fault(
     text:str, # YAML, or anything else
     depth:int=8, # of lists in lists, at most
     size:int=2**20, # characters, at most
+    most:int=10_000, # values, at most
 )->str: # '' where there is none
     "Why YAML that may be a stranger's should not be read."
     if len(text) > size: return f'it has more than {size:,} characters'
@@ -218,8 +219,13 @@ def yaml_fault(
             if isinstance(event, yaml.CollectionStartEvent): depth -= 1
             if isinstance(event, yaml.CollectionEndEvent): depth += 1
             if isinstance(event, yaml.CollectionStartEvent) and event.anchor: return f'its list has a name, &{event.anchor}'
+            if tag := getattr(event, 'tag', None): return f'it has a tag, {tag[:80]}'
             if depth < 0: return 'it has lists in lists in lists'
-            if isinstance(event, yaml.ScalarEvent) and len(event.value) < len(text) and {*'&[{'} & {*event.value}: # YAML once more, in quotes
+            if not isinstance(event, yaml.ScalarEvent): continue
+            most -= 1
+            if most < 0: return 'it has more values than any settings'
+            if re.search('(?::[0-5]?[0-9]){50}', event.value): return 'it has a number of 50 parts or more, as of hours, minutes and seconds'
+            if len(event.value) < len(text) and {*'&[{'} & {*event.value}: # YAML once more, in quotes
                 if fault := yaml_fault(event.value, depth): return fault
     except (yaml.YAMLError, ValueError): pass # who reads it says what is wrong
     return ''

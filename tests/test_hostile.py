@@ -282,7 +282,8 @@ def bomb(levels=8, width=10):
     return f'[{", ".join(lines)}]'
 
 
-FAULTS = dict(aliases=bomb(), quoted=json.dumps(bomb()), mapping='{a: &a {b: 1}, c: {d: *a}}', deep='['*50 + ']'*50)
+FAULTS = dict(aliases=bomb(), quoted=json.dumps(bomb()), mapping='{a: &a {b: 1}, c: {d: *a}}', deep='['*50 + ']'*50,
+              parts='1' + ':1'*200_000, fraction='1' + ':1'*300 + '.5', tag='!!binary AAAA', values=f'[{"1, "*20_000}]') # a number to the base of 60 takes minutes
 LINES = ('evaluate run', 'predict private/notes.md --run run', 'cluster --resume --out open')
 
 
@@ -310,9 +311,24 @@ def test_an_argument_does_not_grow(words, here, capsys):
     assert not Path('new').exists()
 
 
+@pytest.mark.parametrize('words', [['--lr', FAULTS['parts']], [f'--lr={FAULTS["parts"]}'], ['--kappa', FAULTS['fraction']]])
+def test_an_argument_has_no_number_of_many_parts(words, here, capsys):
+    refused(['cluster', *TINY, '--out', 'new', *words], capsys, 'cannot be read (it has a number of 50 parts or more')
+    assert not Path('new').exists()
+
+
 def test_a_long_value_is_said_in_short(here, capsys):
     said = refused(['cluster', *TINY, '--out', 'new', '--seed', '[' + '[1], '*500 + ']'], capsys, '--seed')
     assert len(said) < 400
+
+
+@pytest.mark.parametrize('value', [f'[{"1, "*9_000}1]', f'[{"a, "*9_000}b]', 'x'*900_000])
+def test_a_long_setting_is_said_in_short(value, here, capsys):
+    Path('settings.yaml').write_text(f'data: digits\npreset: published\nlr: {value}\n')
+    capsys.readouterr()
+    assert cli.main(['cluster', '--config', 'settings.yaml', '--out', 'new']) == 2
+    said = capsys.readouterr().err
+    assert len(said) < 3100 and 'give a' in said and not Path('new').exists()
 
 
 @pytest.mark.parametrize('kind', ['pipe', 'zeros'])

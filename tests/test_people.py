@@ -36,7 +36,7 @@ def test_several_exemplars_of_a_class(first):
     assert cli.main([*TINY, '--clusters', '3', '--out', 'run', '--exemplars', *(first or given)]) == 0
     if first: assert cli.main(['name', 'run', '--exemplars', *given]) == 0
     assert {row['label'] for row in rows().values()} == {'cat', 'dog', 'emu'}
-    for pair in given: assert rows()[pair[-6:]]['label'] == pair[:3]
+    for pair in given: assert rows()[pair[-6:]]['label'] == pair[:3] and 'remark' not in rows()[pair[-6:]] # none is astray
     before = Path('run/clusters.csv').read_text()
     assert cli.main(['evaluate', 'run']) == 0 and Path('run/clusters.csv').read_text() == before
 
@@ -49,6 +49,28 @@ def test_an_exemplar_against_its_cluster_is_said_and_keeps_its_label(given, word
     assert cli.main([*TINY, '--clusters', '3', '--out', 'run', '--exemplars', *given]) == 0
     assert words in capsys.readouterr().out
     for pair in given: assert rows()[pair[-6:]]['label'] == pair[:3]
+    said = {name: row['remark'] for name, row in rows().items() if row['remark']}
+    assert said and {*said} <= {pair[-6:] for pair in given} and any(words in line for line in said.values()), said
+    for name, line in said.items(): # the four columns mean what they meant
+        assert line.startswith(f'An exemplar of {rows()[name]["label"]} is in cluster {rows()[name]["cluster"]}, which ')
+        called = {row['label'] for other, row in rows().items() if other not in {p[-6:] for p in given} and row['cluster'] == rows()[name]['cluster']}
+        assert rows()[name]['label'] not in called
+
+
+def test_who_reads_the_table_reads_it_with_remarks(capsys):
+    shutil.copy('pics/a1.png', 'pics/a9.png')
+    given = ['cat=pics/a1.png', 'dog=pics/a9.png', 'emu=pics/b1.png']
+    assert cli.main([*TINY, '--clusters', '3', '--out', 'run', '--exemplars', *given]) == 0
+    table = Path('run/clusters.csv').read_bytes()
+    assert table.startswith(b'picture,label,confidence,cluster,remark\n')
+    assert [row[:2] for row in read_answers(Path('run')) if row[0] in ('a1.png', 'a9.png')] == [['a1.png', 'cat'], ['a9.png', 'dog']] and {*map(len, read_answers(Path('run')))} == {4}
+    assert cli.main(['evaluate', 'run']) == 0 and Path('run/clusters.csv').read_bytes() == table
+    shutil.copy('pics/b2.png', 'pics/b8.png')
+    assert cli.main(['predict', 'pics', '--run', 'run']) == 0 and '19 of 20 pictures were named before' in capsys.readouterr().err
+    assert Path('run/later.csv').read_text().startswith('picture,label,confidence,cluster\n')
+    assert cli.main(['sort', 'run', '--to', 'sorted']) == 0 and len([*Path('sorted').glob('*/*.png')]) == 20
+    Path('run/clusters.csv').write_bytes(table + b'x.png,cat,0.5,1\n')
+    with pytest.raises(data.InputError, match='is no answer'): read_answers(Path('run'))
 
 
 @pytest.mark.parametrize('given, words', [(['cat=pics/a1.png', 'cat=pics/a1.png'], 'is given twice'), (['cat='], 'give NAME=PICTURE'), (['=pics/a1.png'], 'give NAME=PICTURE')])

@@ -258,6 +258,20 @@ def test_idx_of_any_name(images, labels, y, classes, tmp_path):
     assert found.labels is None if y is None else found.labels.tolist() == y
 
 
+@pytest.mark.parametrize('shape', [(0, 28, 28), (6, 0, 28), (6, 28, 0), (0,)])
+@pytest.mark.parametrize('name', ['my-images.idx', 'train-images-idx3-ubyte.gz'])
+def test_an_idx_file_of_nothing_says_its_shape(shape, name, tmp_path):
+    (tmp_path/name).write_bytes((gzip.compress if name.endswith('.gz') else bytes)(idx(np.zeros(shape))))
+    with pytest.raises(InputError) as caught: load_images(tmp_path/name)
+    assert f'{name} holds nothing, its header states the shape {shape}: delete it' in str(caught.value) and 'belong' not in str(caught.value)
+
+
+@pytest.mark.parametrize('empty', ['my-labels.idx', 'my-images.idx'])
+def test_an_idx_file_of_nothing_beside_a_good_one(empty, tmp_path):
+    for name, array in {'my-images.idx': DRAW, 'my-labels.idx': np.zeros(6)}.items(): (tmp_path/name).write_bytes(idx(array[:0] if name == empty else array))
+    with pytest.raises(InputError, match=f'{empty} holds nothing, its header states the shape'): load_images(tmp_path/'my-images.idx')
+
+
 @pytest.mark.parametrize('kind, y, names', [('letters', [1, 2, 26, 3, 3, 1], 'ABZCCA'), ('balanced', [0, 10, 36, 46, 9, 1], '0Aat91'), ('byclass', [61, 0, 10, 36, 1, 2], 'z0Aa12')])
 def test_emnist_is_upright_and_named(kind, y, names, tmp_path):
     (tmp_path/f'emnist-{kind}-train-images-idx3-ubyte').write_bytes(idx(DRAW)), (tmp_path/f'emnist-{kind}-train-labels-idx1-ubyte').write_bytes(idx(np.array(y)))
