@@ -1327,6 +1327,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'sphere_mnist.sort.best_link': ('sort.html#best_link', 'sphere_mnist/sort.py'),
                                    'sphere_mnist.sort.bring': ('sort.html#bring', 'sphere_mnist/sort.py'),
                                    'sphere_mnist.sort.check_movable': ('sort.html#check_movable', 'sphere_mnist/sort.py'),
+                                   'sphere_mnist.sort.check_places': ('sort.html#check_places', 'sphere_mnist/sort.py'),
                                    'sphere_mnist.sort.copy_in': ('sort.html#copy_in', 'sphere_mnist/sort.py'),
                                    'sphere_mnist.sort.correct': ('sort.html#correct', 'sphere_mnist/sort.py'),
                                    'sphere_mnist.sort.earlier_sort': ('sort.html#earlier_sort', 'sphere_mnist/sort.py'),

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['STRANGERS', 'UNSURE', 'CANNOT', 'COLUMNS', 'plain_name', 'known_as', 'numbered', 'unused', 'file_names', 'set_apart',
            'arrangement', 'copy_in', 'move_in', 'put', 'is_there', 'best_link', 'pictures_of_run', 'write_manifest',
-           'read_manifest', 'is_place', 'write_parquet', 'places_of', 'unclaimed', 'bring', 'former_places', 'planned',
-           'is_own', 'swept', 'without_empty', 'write_undo', 'read_undo', 'into_folders', 'way_to_sort', 'agreed',
-           'check_movable', 'moved_back', 'made_undone', 'take_back', 'earlier_sort', 'say_sorted', 'sort',
-           'read_corrections', 'meant', 'as_trained', 'keep_record', 'is_applied', 'with_corrected', 'answer_again',
-           'written_again', 'correct', 'ask']
+           'read_manifest', 'is_place', 'check_places', 'write_parquet', 'places_of', 'unclaimed', 'bring',
+           'former_places', 'planned', 'is_own', 'swept', 'without_empty', 'write_undo', 'read_undo', 'into_folders',
+           'way_to_sort', 'agreed', 'check_movable', 'moved_back', 'made_undone', 'take_back', 'earlier_sort',
+           'say_sorted', 'sort', 'read_corrections', 'meant', 'as_trained', 'keep_record', 'is_applied',
+           'with_corrected', 'answer_again', 'written_again', 'correct', 'ask']
 
 # %% ../nbs/62_sort.ipynb #d41b40b9
 import csv, errno, filecmp, os, re, shutil, sys, time, unicodedata
@@ -229,6 +229,7 @@ def read_manifest(
         if {*row} != {*COLUMNS} or None in row.values(): raise damaged
         row.update(zip(row, as_was(row.values())))
         if not is_place(row['file']) or not Path(row['picture']).is_absolute(): raise damaged
+    check_places(folder, [row['file'] for row in rows])
     return rows
 
 def is_place(
@@ -237,6 +238,13 @@ def is_place(
     "Whether this is a file in a folder below, which leads nowhere else."
     path = Path(file or '/')
     return len(path.parts) == 2 and '..' not in path.parts and not path.is_absolute()
+
+def check_places(
+    folder:Path, # that is sorted into
+    files:list[str], # folder/file, that are or will be in it
+):
+    "Refuse folders that are links: what they lead to is not ours."
+    for place in {Path(file).parent for file in files}: inside(folder, place)
 
 # %% ../nbs/62_sort.ipynb #15b6755e
 def write_parquet(
@@ -313,6 +321,7 @@ def planned(
 )->list[dict]: # of `COLUMNS`
     "The manifest as it is to be."
     xy, plan = places_of(run), []
+    check_places(folder, [*arranged.values()])
     for source, place in arranged.items():
         picture, label, confidence, cluster = rows[source]
         target = unclaimed(folder/place, source, how, former.get(source, ()))
@@ -377,6 +386,8 @@ def read_undo(
     rows = [as_was(row) for row in rows]
     for row in rows:
         if len(row) != 2 or not is_place(row[0]) or not Path(row[1]).is_absolute(): raise damaged
+        if Path(row[1]).suffix.lower() not in SUFFIXES: raise InputError(f'{folder}/undo.csv moves {row[0]} to {row[1]}, which is no picture: restore undo.csv.')
+    check_places(folder, [name for name, _ in rows])
     return rows
 
 # %% ../nbs/62_sort.ipynb #274f3269
@@ -534,7 +545,9 @@ def sort(
     if how == 'move':
         check_movable(rows)
         waiting = sum(path.is_file() for path in rows)
-        if waiting and not yes and not agreed(f'Move {waiting:,} pictures from {data} to {folder}?'): return []
+        beyond = [path for path in rows if data not in path.parents and path.is_file()]
+        also = f' ({len(beyond):,} of them from elsewhere, the first {beyond[0]})' if beyond else ''
+        if waiting and not yes and not agreed(f'Move {waiting:,} pictures from {data}{also} to {folder}?'): return []
     try: done = into_folders(run, folder, arrangement(rows, data, sure), rows, manifest, how)
     except (OSError, KeyboardInterrupt) as e:
         e.add_note('nothing is lost: the same command goes on, and --undo takes it back')

@@ -209,3 +209,53 @@ def test_no_name_of_a_cluster_is_a_formula(top, name):
     assert contents(top/'pile') == before
     (top/'corrections.csv').write_text(f"picture,action,value\n'{name},label,'{name}\n'tis,label,'tis\n")
     assert read_corrections(top/'corrections.csv')[0] == [(name, 'label', name), ("'tis", 'label', "'tis")]
+
+
+# A folder that a stranger has sorted
+
+def by_a_stranger(top, picture, file, how='copy', undo=()):
+    "A folder with the tables of a sort: one picture, and what undo.csv says."
+    (top/'sorted').mkdir(exist_ok=True)
+    with (top/'sorted/manifest.csv').open('w') as f:
+        csv.writer(f, lineterminator='\n').writerows([['picture', 'cluster', 'name', 'confidence', 'x', 'y', 'file', 'how'], [picture, 0, 'cat', '0.9000', '', '', file, how]])
+    if undo: (top/'sorted/undo.csv').write_text('from,to\n' + ''.join(f'{a},{b}\n' for a, b in undo))
+
+
+@pytest.mark.parametrize('how', ['copy', 'hard', 'move'])
+@pytest.mark.parametrize('undo', [True, False])
+def test_a_folder_that_leads_elsewhere_loses_nothing(top, how, undo):
+    (top/'private').mkdir(); (top/'private/x.png').write_text('x'); (top/'private/.trial.99999999').write_text('mine')
+    by_a_stranger(top, top/'private/x.png', 'cat/x.png', how, [('cat/x.png', top/'y.png')] if how == 'move' else ())
+    (top/'sorted/cat').symlink_to(top/'private')
+    before = {f: f.read_text() for f in (top/'private').iterdir()}
+    with pytest.raises(InputError, match='sorted/cat is a link'): sorted_into(top, **dict(undo=True) if undo else {how: True} if how != 'hard' else {})
+    assert {f: f.read_text() for f in (top/'private').iterdir()} == before and not (top/'y.png').exists()
+
+
+@pytest.mark.parametrize('how', ['copy', 'move', None])
+def test_nothing_is_sorted_through_a_link(top, how):
+    (top/'private').mkdir()
+    by_a_stranger(top, top/'pile/a/1.png', 'other/1.png', how or 'link')
+    (top/'sorted/cat').symlink_to(top/'private')
+    with pytest.raises(InputError, match='sorted/cat is a link'): sorted_into(top, **{how: True} if how else {})
+    assert not [*(top/'private').iterdir()] and contents(top/'pile') == sorted(PICTURES)
+
+
+@pytest.mark.parametrize('name', ['.bash_profile', '.config/autostart/x.desktop', 'x.py', 'x.png.sh', 'bin/png'])
+def test_what_is_taken_back_is_a_picture(top, name):
+    (top/'sorted/cat').mkdir(parents=True)
+    (top/'sorted/cat/x.png').write_text('echo sprung')
+    by_a_stranger(top, top/name, 'cat/x.png', 'move', [('cat/x.png', top/name)])
+    with pytest.raises(InputError, match='which is no picture: restore undo.csv'): sorted_into(top, undo=True)
+    assert not (top/name).exists() and (top/'sorted/cat/x.png').exists()
+
+
+@pytest.mark.parametrize('later', [0, 1, 3])
+def test_who_moves_pictures_from_elsewhere_is_told(top, later, monkeypatch):
+    (top/'elsewhere').mkdir()
+    for n in range(later): (top/f'elsewhere/{n}.png').write_text(f'{n}')
+    (top/'run/later.csv').write_text('picture,label,confidence,cluster\n' + ''.join(f'{top}/elsewhere/{n}.png,cat,0.9000,0\n' for n in range(later)))
+    asked = []
+    monkeypatch.setattr('sphere_mnist.sort.agreed', lambda question: asked.append(question))
+    assert sorted_into(top, move=True, yes=False) == [] and len([*(top/'elsewhere').iterdir()]) == later
+    assert asked == [f'Move {5 + later} pictures from {top}/pile' + (f' ({later} of them from elsewhere, the first {top}/elsewhere/0.png)' if later else '') + f' to {top}/sorted?']
