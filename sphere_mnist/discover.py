@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from .data import Images, InputError, to_float
 from .evaluation import assign_all, contingency, match_clusters, matched_acc
-from .neighbours import cuts_by_modes, discover, nearest
+from .neighbours import cuts_by_modes, discover, most_central, nearest
 from .published import NamedSystem
 from .sphere import project
 from .training import counted
@@ -106,15 +106,15 @@ def discover_images(
     found = discover(z.cpu(), n_clusters, n_central=n_central, others=others, cut=cut)
     unit, known = project(codes), found.labels.to(device)
     labels = nearest_labels(unit, unit[some], known)
-    labels[some] = known
+    labels[some], central = known, some[found.central.to(device)]
     if len(some) < drawn: # a picture that was left out is where the first of its copies is
         first = copies_of(images.pixels)[0].to(device)
         own = torch.full_like(labels, -1)
         heads = copies_of(first[some][:, None])[0].to(device) == torch.arange(len(some), device=device)
         own[first[some][heads]] = known[heads]
-        labels = torch.where(own[first] < 0, labels, own[first])
-        labels[some] = known
-    central = some[found.central.to(device)]
+        labels, apart = torch.where(own[first] < 0, labels, own[first]), labels
+        if len(labels[some].unique()) < n_clusters: labels[some] = apart[some] # as many clusters want copies of one picture in several
+        central = some[most_central(unit[some], labels[some], n_central)]
     if before is None: return Clusters(labels, central, codes)
     numbers = match_clusters(contingency(labels, before, n_clusters, n_clusters)).to(device)
     return Clusters(numbers[labels], central[numbers.argsort()], codes)

@@ -219,6 +219,28 @@ def test_the_default_preset_suits_the_data(shape, look):
     assert default_preset(Spherical, images)[0] == ('fashion' if look == 'photographs' else 'fast')
 
 
+def a_folder(look):
+    "Ten pictures of 12 x 12 pixels: ink on a ground, or a photograph in colour or in grey."
+    Path(look).mkdir()
+    for n in range(10):
+        array = np.random.default_rng(n).integers(0, 256, (12, 12, 3) if look == 'colour' else (12, 12), dtype=np.uint8)
+        if look == 'ink': array[:4] = array[8:] = array[:, :4] = array[:, 8:] = 0
+        Image.fromarray(array).save(f'{look}/{n}.png')
+
+
+@pytest.mark.parametrize('look, line', [('ink', 'preset fast: 89% of a picture is plain ground'), ('colour', 'preset fashion: the pictures have colour'), ('grey', 'preset fashion: only ')])
+def test_one_line_says_which_preset_and_why(look, line, capsys):
+    a_folder(look)
+    said = ['cluster', '--data', look, '--epochs', '0', '--clusters', '2', '--backbone', 'none', '--out']
+    assert cli.main([*said, 'run']) == 0
+    assert [text.startswith(line) for text in capsys.readouterr().out.splitlines() if text.startswith('preset ')] == [True]
+    preset = systems.read_config(Path('run'))['preset']
+    assert line.startswith(f'preset {preset}:')
+    assert cli.main([*said, 'other', '--preset', 'quick']) == 0 and 'preset quick:' not in capsys.readouterr().out # who has chosen knows why
+    est = SphericalClusterer(2, epochs=0, random_state=0, verbose=True).fit(look)
+    assert line in capsys.readouterr().out and est.system_.warp == dict(fast='handwriting', fashion='clothes')[preset]
+
+
 def in_class_folders():
     "The pictures in a folder for each kind, and no test part."
     for picture in sorted(Path('pics').iterdir()):
