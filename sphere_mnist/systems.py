@@ -219,7 +219,7 @@ def yaml_fault(
             if isinstance(event, yaml.CollectionStartEvent): depth -= 1
             if isinstance(event, yaml.CollectionEndEvent): depth += 1
             if isinstance(event, yaml.CollectionStartEvent) and event.anchor: return f'its list has a name, &{event.anchor}'
-            if tag := getattr(event, 'tag', None): return f'it has a tag, {tag[:80]}'
+            if (tag := getattr(event, 'tag', None) or '').startswith('tag:'): return f'it has a tag, {tag[:80]}'
             if depth < 0: return 'it has lists in lists in lists'
             if not isinstance(event, yaml.ScalarEvent): continue
             most -= 1
