@@ -238,7 +238,7 @@ def test_one_line_says_which_preset_and_why(look, line, capsys):
     assert line.startswith(f'preset {preset}:')
     assert cli.main([*said, 'other', '--preset', 'quick']) == 0 and 'preset quick:' not in capsys.readouterr().out # who has chosen knows why
     est = SphericalClusterer(2, epochs=0, random_state=0, verbose=True).fit(look)
-    assert line in capsys.readouterr().out and est.system_.warp == dict(fast='handwriting', fashion='clothes')[preset]
+    assert line in capsys.readouterr().out and est.system_.warp.startswith(dict(fast='handwriting', fashion='clothes')[preset])
 
 
 def in_class_folders():
