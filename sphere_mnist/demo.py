@@ -485,7 +485,7 @@ def sort_pictures(
 RESULTS = {'map.html': 'run/map.html', 'clusters.png': 'run/figures/clusters.png', 'sorted.zip': 'sorted.zip'} # what can be fetched -> file in the folder of a visitor
 PAGES = {'/|/(config|theme.css|manifest.json|favicon.ico|robots.txt)|/(assets|static|svelte)/.*'
          '|/gradio_api/(info|app_id|startup-events|queue/join|queue/data|cancel|reset|heartbeat/[^/]*)/?': 4/3*LIMIT + 10_000,
-         '/pictures': ARCHIVE, f'/pictures/[0-9a-f]{{32}}(/(end|{"|".join(map(re.escape, RESULTS))}))?': 1000} # for `Door`
+         '/pictures/[0-9a-f]{32}': ARCHIVE, f'/pictures(/[0-9a-f]{{32}}/(end|{"|".join(map(re.escape, RESULTS))}))?': 1000} # for `Door`
 
 # %% ../nbs/63_demo.ipynb #0f2c9dcb
 def add_pictures(
@@ -494,24 +494,26 @@ def add_pictures(
 ):
     "Let an application take the pictures of visitors."
     responses, requests = import_module('starlette.responses'), import_module('starlette.requests')
+    def gone(): return sentence('these pictures are gone: send them again', 404)
     def sentence(said, status=400): return responses.PlainTextResponse(f'{str(said)[:1].upper()}{str(said)[1:]}.', status)
-    async def take(request):
-        clusters = request.query_params.get('clusters', '')
-        if not re.fullmatch('[0-9]{1,3}', clusters) or not 2 <= int(clusters) <= 100: return sentence(f'{clusters[:20]!r} clusters: give 2 to 100')
-        try: key = works.new()
+    async def begin(request):
+        try: return responses.JSONResponse(dict(key=works.new()))
         except InputError as e: return sentence(e, 429)
-        work = works.by_key[key]
+    async def take(request):
+        clusters, key = request.query_params.get('clusters', ''), request.path_params['key']
+        if not re.fullmatch('[0-9]{1,3}', clusters) or not 2 <= int(clusters) <= 100: return sentence(f'{clusters[:20]!r} clusters: give 2 to 100')
+        if (work := works.by_key.get(key)) is None: return gone()
         try:
-            with (work.folder/'pictures.zip').open('wb') as f:
+            with (work.folder/'pictures.zip').open('xb') as f:
                 async for block in request.stream(): f.write(block); work.asked = time.monotonic()
             works.start(key, '-u', '-P', '-c', f'from sphere_mnist.demo import sort_pictures; sort_pictures({int(clusters)})')
         except (InputError, OSError, requests.ClientDisconnect) as e:
             works.end(key)
             return sentence(e if isinstance(e, InputError) else 'the pictures did not arrive whole: send them again', 429)
-        return responses.JSONResponse(dict(key=key))
+        return responses.PlainTextResponse('')
     async def tell(request):
         work = works.by_key.get(request.path_params['key'])
-        if work is None: return sentence('these pictures are gone: send them again', 404)
+        if work is None: return gone()
         return responses.JSONResponse(dict(zip(('state', 'said'), work.state())))
     async def give(request):
         work, file = works.by_key.get(request.path_params['key']), RESULTS.get(request.path_params['name'], '')
@@ -520,14 +522,15 @@ def add_pictures(
     async def end(request):
         await asyncio.to_thread(works.end, request.path_params['key'])
         return responses.PlainTextResponse('')
-    app.add_route('/pictures', take, methods=['POST'])
+    app.add_route('/pictures', begin, methods=['POST'])
+    app.add_route('/pictures/{key}', take, methods=['PUT'])
     app.add_route('/pictures/{key}', tell, methods=['GET'])
     app.add_route('/pictures/{key}/end', end, methods=['POST'])
     app.add_route('/pictures/{key}/{name}', give, methods=['GET'])
 
 # %% ../nbs/63_demo.ipynb #192c6211
 YOURS = dict(
-    html_template='''<div class="ask"><label tabindex="0">Drop a .zip of pictures here, or choose one<input type="file" class="zip" accept=".zip,image/*" multiple></label>
+    html_template='''<div class="ask"><label tabindex="0">Drop pictures, a folder of them or a .zip here, or choose files<input type="file" class="zip" accept=".zip,image/*" multiple></label>
 <label tabindex="0">Choose a folder of pictures<input type="file" class="folder" webkitdirectory></label></div>
 <p><label class="count">Clusters <input type="number" class="clusters" min="2" max="100" value="10"></label> <button type="button" class="stop" hidden>Stop</button></p>
 <p role="status"></p>
@@ -546,7 +549,7 @@ function header(sizes) { const view = new DataView(new ArrayBuffer(sizes.reduce(
 async function packed(files) { // the files as they are, each after its header, then the list of all
   const parts = [], list = []; let at = 0, listed = 0
   for (const file of files) {
-    const name = new TextEncoder().encode(file.webkitRelativePath || file.name), bytes = new Uint8Array(await file.arrayBuffer())
+    const name = new TextEncoder().encode(file.place || file.webkitRelativePath || file.name), bytes = new Uint8Array(await file.arrayBuffer())
     const both = [[2, 20], [2, 0x800], [2, 0], [2, 0], [2, 0x21], [4, sum(bytes)], [4, bytes.length], [4, bytes.length], [2, name.length], [2, 0]]
     parts.push(header([[4, 0x04034b50], ...both]), name, bytes)
     list.push(header([[4, 0x02014b50], [2, 20], ...both, [2, 0], [2, 0], [2, 0], [4, 0], [4, at]]), name)
@@ -560,9 +563,10 @@ async function packed(files) { // the files as they are, each after its header, 
 YOURS['js_on_load'] = PACK + '''const find = name => element.querySelector(name)
 const [ask, zip, folder, clusters, stop, status, found, sorted, own, map, img] = ['.ask', '.zip', '.folder', '.clusters', '.stop', '[role=status]', '.found', '.sorted', '.own', 'iframe', 'img'].map(find)
 const MOST = 500e6, PICTURE = /[.](png|jpe?g|jfif|jpe|bmp|gif|webp|tiff?|avif|jp2|pp?m|pgm|pbm)$/i
-let key = '', sending = null, run = 0
+let key = '', sending = null, run = 0, left = null
 async function asked(path, options) { const answer = await fetch(path, options); if (!answer.ok) throw Error(await answer.text()); return answer }
-function leave() { run++; sending?.abort(); if (key) navigator.sendBeacon(`/pictures/${key}/end`); key = ''; stop.hidden = true; ask.hidden = false }
+function end(key) { return fetch(`/pictures/${key}/end`, {method: 'POST', keepalive: true}).catch(() => {}) } // goes out even as the page is left
+function leave() { run++; sending?.abort(); if (key) left = end(key); key = ''; stop.hidden = true; ask.hidden = false }
 async function sort(files) {
   leave()
   const mine = run
@@ -575,9 +579,12 @@ async function sort(files) {
     const body = archives[0] ?? await packed(pictures)
     if (run != mine) return
     status.textContent = 'Sending'; sending = new AbortController()
-    const answer = await (await asked(`/pictures?clusters=${encodeURIComponent(clusters.value)}`, {method: 'POST', body, signal: sending.signal})).json()
-    if (run != mine) return navigator.sendBeacon(`/pictures/${answer.key}/end`)
-    key = answer.key
+    await left // so that one's own last work is not in the way
+    const given = (await (await asked('/pictures', {method: 'POST'})).json()).key
+    if (run != mine) return end(given)
+    key = given
+    await asked(`/pictures/${key}?clusters=${encodeURIComponent(clusters.value)}`, {method: 'PUT', body, signal: sending.signal})
+    if (run != mine) return
     for (let wait = 300; ; wait = 1000) {
       await new Promise(done => setTimeout(done, wait))
       if (run != mine) return
@@ -593,7 +600,17 @@ async function sort(files) {
 }
 for (const input of [zip, folder]) input.addEventListener('change', () => { const files = [...input.files]; input.value = ''; if (files.length) sort(files) })
 ask.addEventListener('dragover', e => e.preventDefault())
-ask.addEventListener('drop', e => { e.preventDefault(); sort([...e.dataTransfer.files]) })
+async function within(entry) { // a file, or all files of a folder, which is read in parts
+  if (entry.isFile) { const file = await new Promise((done, fail) => entry.file(done, fail)); file.place = entry.fullPath.slice(1); return [file] }
+  const reader = entry.createReader(), files = []
+  for (let some = [null]; some.length;) { some = await new Promise((done, fail) => reader.readEntries(done, fail)); for (const one of some) files.push(...await within(one)) }
+  return files
+}
+ask.addEventListener('drop', async e => {
+  e.preventDefault()
+  const entries = [...e.dataTransfer.items].map(item => item.webkitGetAsEntry()).filter(entry => entry) // before anything is waited for: they go with the event
+  try { sort((await Promise.all(entries.map(within))).flat()) } catch { status.textContent = 'What was dropped cannot be read: choose it with the button instead.' }
+})
 stop.addEventListener('click', () => { leave(); status.textContent = 'Stopped.' })
 window.addEventListener('pagehide', leave)
 '''

@@ -128,8 +128,10 @@ class Works:
         *words:str, # as for `Work.start`
     ):
         "Begin the work of one."
+        if not (work := self.by_key.get(key)): raise InputError('this work has been ended: begin again')
         self.check_free()
-        self.by_key[key].start(*words)
+        work.start(*words)
+        if key not in self.by_key: work.end() # in the meantime
 
     def end(self,
         key:str, # of one that may have ended

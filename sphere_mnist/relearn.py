@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['OURS', 'WAYS', 'labelled_loss', 'linked_loss', 'harmonic', 'follow', 'own_targets', 'followed', 'moved_poles',
-           'learn', 'uncertainty', 'contested', 'apart', 'spread_labels', 'Scene', 'scene_of', 'Opinions', 'opinions',
-           'to_ask', 'scored', 'as_a_person']
+           'learn', 'uncertainty', 'contested', 'in_regions', 'regions', 'spread_labels', 'Scene', 'scene_of',
+           'Opinions', 'opinions', 'to_ask', 'scored', 'as_a_person']
 
 # %% ../nbs/19_relearn.ipynb #cca39be4
+import warnings
 from dataclasses import replace
 from typing import NamedTuple
 import numpy as np
@@ -73,7 +74,7 @@ def follow(
     p:Tensor, # (N, K) what the system says
     held:Tensor, # (M,) int64: the corrected points
     targets:Tensor, # (M, K) their distributions
-    mu:float=.01, # how much a point keeps to what the system says, compared with its neighbours; 0: label spreading
+    mu:float=.003, # how much a point keeps to what the system says, compared with its neighbours; 0: label spreading
 )->Tensor: # (N, K) float64
     "Spread corrections over a graph, against what the system says."
     p, held, targets = p.double().numpy(), held.numpy(), targets.double().numpy()
@@ -102,7 +103,7 @@ def followed(
     p:Tensor, # (N, K) of its own clusters
     graph, # of the images
     asked:Tensor, # (M,) int64: those that were corrected
-    mu:float=.01, # as in `follow`
+    mu:float=.003, # as in `follow`
 )->Tensor: # (N, K)
     "Where the images belong by the graph, after what was said of some."
     answers = answers_for(system, images[asked])
@@ -113,7 +114,7 @@ def followed(
 # %% ../nbs/19_relearn.ipynb #1959a6cf
 @patch
 @torch.no_grad()
-def follow_corrections(self:Corrected, images, generator, n=10_000, mu=.01):
+def follow_corrections(self:Corrected, images, generator, n=10_000, mu=.003):
     "Where each image belongs after what was said, on the graph of `n`; called before the stage."
     codes = torch.cat([self.embed(to_float(pixels)) for pixels in images.pixels.split(2000)])
     device = codes.device
@@ -213,23 +214,37 @@ def contested(
     return differ*(.1 + .9*differ[neighbours].mean(1))
 
 # %% ../nbs/19_relearn.ipynb #b52865c6
-def apart(
-    worth:Tensor, # (N,) of asking about each picture
-    neighbours:Tensor, # (N, k) int64
+def in_regions(
+    worth:Tensor, # (N,) of knowing about each picture, 0 or more
+    region:Tensor, # (N,) int64, from 0
+    central:Tensor, # (N,) how central each picture is
     n:int, # how many to ask about
     asked:list[int]=(), # already
 )->list[int]: # positions, the best first
-    "The pictures most worth asking about, no two of them neighbours while there are others."
-    worth, chosen = worth.double().clone(), []
-    worth = (worth - worth.min())/(worth.max() - worth.min()).clamp_min(1e-12) # 0 to 1
-    for k in asked: worth[neighbours[k]] -= 1
-    worth[[*asked]] = -torch.inf
-    for _ in range(min(n, len(worth) - len(asked))):
-        k = int(worth.argmax())
-        chosen.append(k)
-        worth[neighbours[k]] -= 1
-        worth[k] = -torch.inf
+    "The most central picture of each region, regions without an answer and with the most worth first."
+    total = torch.bincount(region, worth.double())
+    step, free, chosen = float(total.sum()) + 1, torch.ones(len(region), dtype=torch.bool), []
+    free[[*asked]] = False
+    for r in region[[*asked]].tolist(): total[r] -= step
+    for _ in range(min(n, int(free.sum()))):
+        total[torch.bincount(region[free], minlength=len(total)) == 0] = -torch.inf
+        r = int(total.argmax())
+        chosen.append(int(central.double().where(free & (region == r), -torch.inf).argmax()))
+        free[chosen[-1]] = False
+        total[r] -= step
     return chosen
+
+# %% ../nbs/19_relearn.ipynb #1ef587fd
+def regions(
+    codes:Tensor, # (N, D)
+    n:int, # of regions, 1 to N
+    seed:int=0,
+)->Tensor: # (N,) int64
+    "Regions of like pictures, by k-means."
+    from sklearn.cluster import MiniBatchKMeans
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # pictures that are the same make fewer regions
+        return torch.from_numpy(MiniBatchKMeans(n, n_init=1, random_state=seed, batch_size=2048).fit_predict(codes.numpy())).long()
 
 # %% ../nbs/19_relearn.ipynb #c52a31f8
 def spread_labels(
@@ -253,7 +268,8 @@ class Scene(NamedTuple):
     images: Images # N labelled ones to ask about, and the exemplars after them
     n: int # N
     p: Tensor # (N + M, K) what the system says
-    graph: object # of all of them
+    codes: Tensor # (N + M, D) unit rows
+    graph: object # of the codes
     neighbours: Tensor # (N, 15) int64
     blurred: Tensor # (N + M, D) unit rows, by which pictures are alike
 
@@ -266,7 +282,8 @@ def scene_of(
     some = torch.randperm(len(images), generator=counted(0))[:n].sort().values
     every = Images(torch.cat([images.pixels[some], system.exemplars.cpu()]), torch.cat([images.labels[some], system.labels.cpu()]), images.classes)
     codes = project(embed_all(system, every))
-    return Scene(every, len(some), assign_all(system, every), neighbour_graph(codes), nearest(codes[:len(some)], None, 15)[1], project(blurred_pixels(to_float(every.pixels))))
+    near = nearest(codes[:len(some)], None, 15)[1]
+    return Scene(every, len(some), assign_all(system, every), codes, neighbour_graph(codes), near, project(blurred_pixels(to_float(every.pixels))))
 
 # %% ../nbs/19_relearn.ipynb #acb63764
 class Opinions(NamedTuple):
@@ -286,9 +303,9 @@ def opinions(
     votes = neighbour_votes(scene.blurred[held], scene.blurred[:scene.n], p[:scene.n].argmax(1), p.shape[1], 30)
     names = name_clusters(p[held]*(.97*votes + .03/p.shape[1]), y[held], C)
     poisson = poisson_learning(scene.graph, held, y[held], C).argmax(1)
-    targets = (names == y[asked, None]).double()
+    targets = (names == y[held, None]).double()
     known = targets.any(1) # classes that a cluster has
-    f = follow(scene.graph, p, asked[known], targets[known]) if len(asked) else p.double()
+    f = follow(scene.graph, p, held[known], targets[known])
     return Opinions(names, f, poisson, held)
 
 # %% ../nbs/19_relearn.ipynb #669c8d96
@@ -304,9 +321,11 @@ def to_ask(
 )->Tensor: # (n,) int64
     "The pictures to ask about next."
     if way == 'random': return order[~torch.isin(order, asked)][:n]
-    if way == 'least certain': worth = uncertainty(thought.followed[:scene.n])
-    else: worth = contested(thought.names[thought.followed[:scene.n].argmax(1)], thought.poisson[:scene.n], scene.neighbours)
-    return torch.tensor(apart(worth, scene.neighbours, n, asked.tolist()), dtype=torch.long)
+    f = thought.followed[:scene.n]/thought.followed[:scene.n].sum(1, keepdim=True)
+    worth = uncertainty(f) if way == 'least certain' else contested(thought.names[f.argmax(1)], thought.poisson[:scene.n], scene.neighbours) + 1e-3 # large regions, where all agree
+    region = regions(scene.codes[:scene.n], min(len(asked) + n, scene.n))
+    central = torch.from_numpy(np.asarray(scene.graph.sum(1)).ravel()[:scene.n])
+    return torch.tensor(in_regions(worth, region, central, n, asked.tolist()), dtype=torch.long)
 
 def scored(
     scene:Scene,

@@ -267,12 +267,20 @@ def archive(file, **entries):
     return file
 
 
+def drop(page, where, path):
+    "Let go of a file or a folder over an element, as from a window of files."
+    box, session = page.locator(where).first.bounding_box(), page.context.new_cdp_session(page)
+    for moment in ('dragEnter', 'dragOver', 'drop'):
+        data = dict(items=[], files=[str(path)], dragOperationsMask=1)
+        session.send('Input.dispatchDragEvent', dict(type=moment, x=box['x'] + box['width']/2, y=box['y'] + box['height']/2, data=data))
+
+
 def test_a_folder_of_ones_own(chromium, server, tmp_path):
     pictures = bars(tmp_path/'pictures')
     with visit(chromium, server) as page:
         page.get_by_role('tab', name='Your pictures').click()
         page.locator('#yours .clusters').fill('3')
-        page.locator('#yours .folder').set_input_files(pictures) # which the browser packs
+        drop(page, '#yours .ask label', pictures) # which the browser packs
         page.get_by_text('Done. Everything here goes').wait_for(timeout=400_000)
         assert page.frame_locator('#yours iframe').locator('#legend button').count() >= 3
         page.wait_for_function("document.querySelector('#yours img').naturalWidth > 100")
@@ -290,9 +298,13 @@ def test_an_archive_that_is_dropped_and_stopped(chromium, server, tmp_path):
     packed = archive(tmp_path/'all.zip', **{p.name: p.read_bytes() for p in pictures.iterdir()})
     with visit(chromium, server, width=390) as page:
         page.get_by_role('tab', name='Your pictures').click()
-        page.locator('#yours .zip').set_input_files(packed)
-        page.locator('#yours .stop').click()
-        page.get_by_text('Stopped.').wait_for()
+        for moment in ('Sending', 'Working'): # stopped at either, it is in nobody's way
+            if moment == 'Sending': page.locator('#yours .zip').set_input_files(packed)
+            else:
+                page.locator('#yours .folder').set_input_files(pictures)
+                page.wait_for_function("!['Packing', 'Sending', 'Stopped.'].includes(document.querySelector('#yours [role=status]').textContent)")
+            page.locator('#yours .stop').click()
+            page.get_by_text('Stopped.').wait_for()
         (tmp_path/'notes.zip').write_text('no archive')
         page.locator('#yours .zip').set_input_files(tmp_path/'notes.zip')
         page.get_by_text('this is no archive that can be read').wait_for()
@@ -339,9 +351,11 @@ KEY = '0'*32
 @pytest.mark.parametrize('method, path, headers, status', [
     ('GET', f'/pictures/{KEY}', {}, 404), ('GET', f'/pictures/{KEY}/map.html', {}, 404), ('GET', f'/pictures/{KEY}/../../secret.png', {}, 404),
     ('GET', f'/pictures/{KEY}/pictures.zip', {}, 404), ('GET', '/pictures/..%2f..%2fsecret.png', {}, 404), ('GET', f'/pictures/{KEY}', dict(Host='rebound.example'), 421),
-    ('POST', '/pictures?clusters=3', dict(Origin='https://rebound.example'), 403), ('POST', '/pictures?clusters=3', {'Transfer-Encoding': 'chunked'}, 411),
-    ('POST', '/pictures?clusters=3', {'Content-Length': '500000001'}, 413), ('POST', '/pictures?clusters=1', {'Content-Length': '0'}, 400),
-    ('POST', '/pictures?clusters=3;import', {'Content-Length': '0'}, 400), ('POST', f'/pictures/{KEY}/end', {'Content-Length': '0'}, 200)])
+    ('POST', '/pictures', dict(Origin='https://rebound.example'), 403), ('POST', '/pictures', {'Content-Length': '5000'}, 413),
+    ('PUT', f'/pictures/{KEY}?clusters=3', dict(Origin='https://rebound.example'), 403), ('PUT', f'/pictures/{KEY}?clusters=3', {'Transfer-Encoding': 'chunked'}, 411),
+    ('PUT', f'/pictures/{KEY}?clusters=3', {'Content-Length': '500000001'}, 413), ('PUT', f'/pictures/{KEY}?clusters=1', {'Content-Length': '0'}, 400),
+    ('PUT', f'/pictures/{KEY}?clusters=3;import', {'Content-Length': '0'}, 400), ('PUT', f'/pictures/{KEY}?clusters=3', {'Content-Length': '0'}, 404),
+    ('PUT', '/pictures?clusters=3', {'Content-Length': '0'}, 404), ('POST', f'/pictures/{KEY}/end', {'Content-Length': '0'}, 200)])
 def test_what_nobody_gets(attacked, method, path, headers, status):
     connection = http.client.HTTPConnection(attacked[0], timeout=30)
     connection.putrequest(method, path, skip_host='Host' in headers)
@@ -354,14 +368,23 @@ def test_what_nobody_gets(attacked, method, path, headers, status):
 def test_one_works_at_a_time_and_leaves_nothing(attacked, tmp_path):
     address, process, folder = attacked
     body = archive(tmp_path/'all.zip', **{p.name: p.read_bytes() for p in bars(tmp_path/'pictures').iterdir()}).read_bytes()
-    def send():
-        status, said = ask(address, 'POST', '/pictures?clusters=3', body)
-        return status, json.loads(said)['key'] if status == 200 else said
-    status, key = send()
-    assert status == 200 and send() == (429, 'Other pictures are being sorted: stop that, or wait for its end.')
+    def begin(): return json.loads(ask(address, 'POST', '/pictures', b'')[1])['key']
+    def send(key): return ask(address, 'PUT', f'/pictures/{key}?clusters=3', body)
+    busy = (429, 'Other pictures are being sorted: stop that, or wait for its end.')
+    key, later = begin(), begin()
+    assert send(key) == (200, '') and send(later) == ask(address, 'POST', '/pictures', b'') == busy and send(later)[0] == 404
     assert json.loads(ask(address, 'GET', f'/pictures/{key}')[1])['state'] == 'working' and ask(address, 'GET', f'/pictures/{key}/sorted.zip')[0] == 404
     place, = (folder/'tmp').rglob(key)
     assert place.stat().st_mode & 0o77 == 0
     assert ask(address, 'POST', f'/pictures/{key}/end', b'')[0] == 200
     assert not place.exists() and ask(address, 'GET', f'/pictures/{key}')[0] == 404
-    assert send()[0] == 200 # and goes on until the server ends: `serving` looks for what is left
+    half = http.client.HTTPConnection(address, timeout=30) # ended while its pictures are on their way: they start nothing
+    half.putrequest('PUT', f'/pictures/{(key := begin())}?clusters=3')
+    half.putheader('content-length', str(len(body)))
+    half.endheaders(body[:100])
+    while not [*(folder/'tmp').rglob(f'{key}/pictures.zip')]: time.sleep(.02)
+    assert ask(address, 'POST', f'/pictures/{key}/end', b'')[0] == 200
+    half.send(body[100:])
+    assert half.getresponse().status == 429 and not [*(folder/'tmp').rglob(key)]
+    half.close()
+    assert send(begin())[0] == 200 # and goes on until the server ends: `serving` looks for what is left
