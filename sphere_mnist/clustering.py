@@ -313,11 +313,12 @@ def begun(
     settings:dict, # of it
     stages:list[Stage],
     images:Images, # to train on
+    whole:Images, # before what is unusual was left out
     scored:Images,
     found, # by an audit, or None
 ):
     "Write and say what is known before training."
-    if not os.path.lexists(folder/'data.json'): write_data(folder, images, scored, settings['data'])
+    if not os.path.lexists(folder/'data.json'): write_data(folder, whole, scored, settings['data'])
     if found is not None: keep_audit(folder, found, settings['data'])
     announce(settings, folder, stages, images)
 
@@ -349,12 +350,13 @@ def cluster(
     folder = Path(out) if resume else run_folder(out, settings) if first else None
     if settings['data'] in NAMES or not os.path.exists(settings['data']): settings['data'] = images.name # the shipped digits where MNIST cannot be had
     exemplars, indices, draw = chosen_exemplars(settings, images)
+    whole = images
     if settings['outliers'] is not None: images = without_strangers(images, settings['outliers'])
     make = partial(stages_of, settings, images, exemplars)
     with told(): stages = make(settings['seed'])
     if first and not resume: folder = start_folder(folder, settings, asked=out is not None)
     with resumable(folder, settings), claimed(folder):
-        if first: begun(folder, settings, stages, images, scored, found)
+        if first: begun(folder, settings, stages, images, whole, scored, found)
         spent = dict(before=seconds_trained(folder) if resume else 0, epochs=sum(stage.epochs for stage in stages))
         system, collapsed = train_again(make, images, folder, settings['seed'], resume, track=track, callbacks=watching(folder, scored, follow, pictures),
                                         device=settings['device'], precision=settings['precision'])
@@ -684,6 +686,7 @@ def name_run(
     check_nameable(system.name)
     read_metrics(folder) # what figures need is found damaged before anything is written
     images, scored = (by_name(part, system.classes) for part in same_images(folder, settings, None, data_dir))
+    if settings['outliers'] is not None: images = without_strangers(images, settings['outliers'])
     classes = system.classes or images.classes
     if names and exemplars: raise InputError('--names and --exemplars both name the clusters: give one of them.')
     if exemplars:

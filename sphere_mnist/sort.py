@@ -31,7 +31,7 @@ from .relearn import WAYS, as_a_person, learn
 from .report import run_figures
 from .runs import as_was, by_name, claimed, images_of, load_run, picture_names, read_data, safe
 from .sources import SUFFIXES, load_pictures
-from .strangers import load_members, members_of, save_members
+from .strangers import load_members, members_of, save_members, without_strangers
 from .systems import RESULT, append_row, provenance, read_config, read_metrics, read_result, write_result
 from .training import Progress, System
 
@@ -612,7 +612,8 @@ def as_trained(
         if gone := [name for name in before['files'] if name not in here]:
             raise InputError(f'{len(gone):,} pictures of {folder} are gone, the first {gone[0]}: restore them (sphere_mnist sort {folder} --to FOLDER --undo, where they were moved).')
         return images
-    return tuple(kept(images, known[part]) for images, part in zip(found, ('trained', 'scored')))
+    images, scored = (kept(images, known[part]) for images, part in zip(found, ('trained', 'scored')))
+    return images if settings['outliers'] is None else without_strangers(images, settings['outliers']), scored
 
 # %% ../nbs/62_sort.ipynb #08765447
 def keep_record(

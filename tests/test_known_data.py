@@ -142,3 +142,18 @@ def test_a_damaged_record_is_one_sentence(text, capsys):
     assert cli.main([*TINY[:-4], '--epochs', '0', '--out', 'run']) == 0
     Path('run/data.json').write_text(text)
     refused('evaluate run', 'data.json is damaged', capsys)
+
+
+@pytest.mark.parametrize('limit', ['0.01', '2', '1000'])
+def test_a_run_that_leaves_out_what_is_unusual_knows_all_images(limit, monkeypatch, capsys):
+    line = [*TINY, '--outliers', limit]
+    stop(monkeypatch, line)
+    known = json.loads(Path('run/data.json').read_text())['trained']['files']
+    assert len(known) == 20
+    assert cli.main('cluster --resume --out run'.split()) == cli.main('evaluate run'.split()) == cli.main('name run --names dog cat'.split()) == 0
+    assert cli.main([*line, '--out', 'unbroken']) == 0
+    assert Path('run/strangers.safetensors').read_bytes() == Path('unbroken/strangers.safetensors').read_bytes()
+    Path('said.csv').write_text('picture,action,value\ncat/1.png,label,cat\n')
+    assert cli.main('correct run said.csv'.split()) == 0
+    os.remove('pics/cat/3.png')
+    refused('name run --names cat dog', '1 picture is gone (cat/3.png)', capsys)

@@ -57,6 +57,18 @@ def test_an_exemplar_against_its_cluster_is_said_and_keeps_its_label(given, word
         assert rows()[name]['label'] not in called
 
 
+def test_an_exemplar_that_belongs_to_no_cluster_keeps_its_label_and_says_so():
+    assert cli.main([*TINY, '--clusters', '3', '--out', 'run', '--outliers', '0.01']) == 0
+    strange = [name for name, row in rows().items() if row['cluster'] == '-1']
+    assert strange and 'remark' not in rows()[strange[0]]
+    others = [name for name in rows() if name not in strange]
+    given = dict(cat=strange[0], dog=others[0], emu=others[-1])
+    assert cli.main(['name', 'run', '--exemplars', *(f'{label}=pics/{name}' for label, name in given.items())]) == 0
+    found = rows()
+    assert (found[strange[0]]['label'], found[strange[0]]['cluster']) == ('cat', '-1') and found[strange[0]]['remark'].startswith('An exemplar of cat belongs to no cluster: ')
+    assert not any(found[name]['label'] or found[name]['remark'] for name in strange[1:])
+
+
 def test_who_reads_the_table_reads_it_with_remarks(capsys):
     shutil.copy('pics/a1.png', 'pics/a9.png')
     given = ['cat=pics/a1.png', 'dog=pics/a9.png', 'emu=pics/b1.png']
