@@ -25,12 +25,15 @@ def scores(table, truth):
 
 
 def corrections(table, truth, file):
-    "A name for each cluster, by the most of a dozen of its surest pictures, and some of the least sure pictures one by one."
+    "A name for each cluster, by the most of a dozen of its surest pictures, those of one name in one, and some of the least sure pictures one by one."
     clusters, rows = defaultdict(list), [*csv.DictReader(table.open())]
     for row in sorted(rows, key=lambda row: -float(row['confidence'])): clusters[row['cluster']].append(truth[Path(row['picture']).name])
-    said = [(f'cluster:{k}', 'name', Counter(classes[:12]).most_common(1)[0][0]) for k, classes in sorted(clusters.items())]
-    taken = Counter(name for _, _, name in said)
-    said = [(k, what, name if taken[name] == 1 else f'{name} {k[8:]}') for k, what, name in said] # two clusters of one kind
+    first, said = {}, []
+    for k, classes in sorted(clusters.items()):
+        name = Counter(classes[:12]).most_common(1)[0][0]
+        if name in first: said.append((f'cluster:{k}', 'merge', f'cluster:{first[name]}'))
+        else: said.append((f'cluster:{k}', 'name', name))
+        first.setdefault(name, k)
     least = sorted(rows, key=lambda row: float(row['confidence']))[:SAID]
     said += [(row['picture'], 'label', truth[Path(row['picture']).name]) for row in least]
     with file.open('w', newline='') as f: csv.writer(f).writerows([('picture', 'action', 'value'), *said])
