@@ -16,7 +16,7 @@ from .data import Images, InputError, choose, load_images, to_float
 from .evaluation import assign_all, embed_all
 from .models import check_settings, write_whole
 from .report import run_figures
-from .runs import by_name, held_apart, load_run, same_images, told
+from .runs import by_name, held_apart, load_run, same_images, warnings_as_lines
 from .sources import load_exemplars
 from .strangers import belonging, load_members, marked_scores, members_of, mixed, without_strangers
 from .systems import Several, append_row, provenance, read_config, read_metrics, write_result
@@ -92,7 +92,7 @@ def probed(
 )->dict: # probe_data, knn_acc and linear_acc
     "Probes on the features of a run, fitted to the training images of some data and scored on its test images."
     from sphere_mnist.simclr import knn_probe, linear_probe
-    with told(): parts = held_apart(*(load_images(data, split, data_dir=data_dir) for split in ('train', 'test')), True)
+    with warnings_as_lines(): parts = held_apart(*(load_images(data, split, data_dir=data_dir) for split in ('train', 'test')), True)
     for images in parts:
         if images.labels is None: raise InputError(f'--probe-data {data} has no labels, which a probe learns from: give data that has.')
         if images.shape != tuple(system.shape): raise InputError(f'--probe-data {data} has images of shape {images.shape}, and the run {tuple(system.shape)}: give the same shape.')
@@ -253,7 +253,7 @@ def choose_k(
     from sphere_mnist.k_and_balance import choose_k as choose_from, contrast_codes
     check_common(seed, ledger)
     if most < 2: raise InputError(f'--most {most}: give 2 or more.')
-    with told(): images = load_images(data, 'train', data_dir=data_dir)
+    with warnings_as_lines(): images = load_images(data, 'train', data_dir=data_dir)
     if classes and not images.classes: raise InputError(f'{data} has no classes to choose from: leave --classes out.')
     if classes:
         kept = [images.classes.index(choose(c, images.classes, 'class')) for c in classes]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SYSTEMS', 'RESULT', 'OVERRIDES', 'system_class', 'all_systems', 'system_settings', 'settings_of', 'all_settings',
            'parsed_type', 'register', 'Several', 'run_settings', 'check_run_settings', 'chosen_settings',
-           'start_folder', 'unborn', 'free_folder', 'yaml_fault', 'read_config', 'write_result', 'read_result',
+           'start_folder', 'not_yet_begun', 'free_folder', 'yaml_fault', 'read_config', 'write_result', 'read_result',
            'training_scores', 'read_metrics', 'provenance', 'append_row', 'read_rows', 'runs_beside', 'ledger_row',
            'runs_before', 'started_from']
 
@@ -181,7 +181,7 @@ def start_folder(
     "Make the run folder with its `config.yaml`, or nothing."
     above = [p for p in (folder, *folder.parents) if not os.path.lexists(p)]
     try:
-        folder.mkdir(parents=True, exist_ok=asked and unborn(folder))
+        folder.mkdir(parents=True, exist_ok=asked and not_yet_begun(folder))
         write_whole(folder/'config.yaml', lambda f: f.write_text(yaml.safe_dump(settings, sort_keys=False)))
         return folder
     except BaseException as e:
@@ -192,7 +192,7 @@ def start_folder(
         if not isinstance(e, OSError): raise
         raise OSError(e.errno, f'The run folder cannot be made ({e.strerror}): choose another --out', str(folder)) from None
 
-def unborn(
+def not_yet_begun(
     folder:Path,
 )->bool:
     "Whether a folder holds nothing but what a run left that was killed before its settings were there."
