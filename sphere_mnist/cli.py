@@ -633,5 +633,8 @@ def stop(
 )->int: # the status
     "Say why in one line on stderr."
     said = ' '.join('; '.join([str(why), *getattr(error, '__notes__', ())]).split())
+    if not said.isprintable():
+        from sphere_mnist.data import visible
+        said = visible(said)
     print('sphere_mnist:', said if len(said) < 3000 else f'{said[:1000]} ... {said[-500:]}', file=sys.stderr)
     return status

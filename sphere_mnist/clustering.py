@@ -21,7 +21,7 @@ from pathlib import Path
 from .augment import make_warp
 from .backbones import REMEDY, SHORT, featured, on_backbone, save_backbone, small_is_here
 from .centers import evaluating
-from .data import Images, InputError, choose, exemplar_indices, load_images, to_float
+from .data import Images, InputError, choose, exemplar_indices, load_images, to_float, visible
 from .evaluation import Follow, assign_all, contingency, embed_all, evaluate as evaluate_system, match_clusters
 from .models import Count, check_settings, choose_precision, count_parameters, write_whole
 from .picture_map import write_map
@@ -446,6 +446,7 @@ def astray(
     others:set[str], # classes of other exemplars that are in it
 )->str:
     "Why an exemplar is not in the cluster that has its name."
+    own, name, others = visible(own), visible(name), {*map(visible, others)}
     if cluster < 0: return f'An exemplar of {own} belongs to no cluster: it is more unusual than --outliers allows; a larger value keeps more.'
     why = f'exemplars of {" and ".join(sorted(others))} are in it too' if others else 'it is less surely one of its kind than others'
     called = f'which is named {name}' if name else 'which has no name'

@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import Tensor, nn
 from .backbones import SHORT, load_backbone, on_backbone, take_packed
 from .centers import evaluating
-from .data import InputError, choose, to_float
+from .data import InputError, choose, to_float, visible
 from .models import pack, read_regular, tensors, write_whole
 from .runs import load_run
 from .systems import ledger_row, read_result, read_rows, runs_beside, system_class, training_scores
@@ -132,7 +132,7 @@ def model_card(
         what = f'pictures, by {features and system.shape[0]} features of the network `{backbone}`{learned},'
         use = ("from sphere_mnist import load_images\nfrom sphere_mnist.backbones import featured\n"
                "probabilities = assign_all(system, featured(load_images('my_pictures'), system.backbone))")
-    named = f', named {", ".join(system.classes)} by exemplars' if len(system.classes) and system.names() is not None else ', without names'
+    named = f', named {", ".join(map(visible, system.classes))} by exemplars' if len(system.classes) and system.names() is not None else ', without names'
     settings = json.dumps(dict(system=system.name, **(system._hub_mixin_config or {})), indent=2)
     return ModelCard.from_template(data, template_str=TEMPLATE, use=use, title=name, system=system.name, what=what, clusters=system.n_clusters, named=named,
                                    results=result_lines(results), settings=settings)

@@ -299,3 +299,13 @@ def test_no_name_is_a_formula(name, capsys):
     capsys.readouterr()
     assert cli.main(['predict', './pics', '--run', 'run']) == 0 and 'were named before' in capsys.readouterr().err
     assert cli.main(['sort', 'run', '--to', 'sorted']) == 0 and len([*Path('sorted').glob(f'*/{name}')]) == 1
+
+
+@pytest.mark.parametrize('name, shown', [('a\x1b[31mb', r'a\x1b[31mb'), ('c\nd', r'c\nd'), ('e\x07f', r'e\x07f')])
+def test_no_name_steers_a_terminal(name, shown, capsys):
+    given = [f'{name}=pics/a0.png', 'dog=pics/a1.png', 'emu=pics/b0.png']
+    assert cli.main([*TINY, '--clusters', '3', '--out', 'run', '--exemplars', *given]) == 0
+    said = capsys.readouterr()
+    assert name not in said.out + said.err and name not in (card := Path('run/README.md').read_text()) and f'named dog, emu, {shown} by' in card.replace(f'{shown}, dog, emu', f'dog, emu, {shown}')
+    assert cli.main(['predict', f'pics/{name}.png', '--run', 'run']) == 2
+    assert '\x1b' not in (said := capsys.readouterr().err) and '\x07' not in said and len(said.splitlines()) == 1
