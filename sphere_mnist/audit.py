@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import torch
-from .data import InputError
+from .data import InputError, visible
 from .datasets import NAMES
 from .models import inside, read_inside, write_whole, WEIGHTS
 from .runs import as_was, safe
@@ -182,7 +182,7 @@ def in_lines(
     for problem, what in PROBLEMS.items():
         found = [row[0] for row in rows if row[1] == problem]
         some = [*found[:names], *['...']*(len(found) > names)]
-        if found: lines.append(f'{len(found):7,}  {problem:10}  {what}: {", ".join(some)}')
+        if found: lines.append(f'{len(found):7,}  {problem:10}  {what}: {", ".join(map(visible, some))}')
     return [f'{n:7,}  pictures', *(lines or ['         nothing found'])]
 
 def write_audit(

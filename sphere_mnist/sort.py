@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from .clustering import all_scores, check_common, check_nameable, write_all
 from .corrections import ACTIONS, Correction, Corrections, answers_for, correct as correct_system
-from .data import Images, InputError, choose
+from .data import Images, InputError, choose, visible
 from .datasets import NAMES
 from .filing import arrangement, best_link, is_there, move_in, numbered, put
 from .models import WEIGHTS, inside, read_inside, read_regular, write_whole
@@ -366,7 +366,7 @@ def say_sorted(
 ):
     "Print how many pictures each folder holds; also writes manifest.parquet."
     counts = Counter(Path(row['file']).parent.name for row in done)
-    for name, n in sorted(counts.items(), key=lambda item: (item[0][0] == '_', -item[1])): print(f'{n:8,}  {name}')
+    for name, n in sorted(counts.items(), key=lambda item: (item[0][0] == '_', -item[1])): print(f'{n:8,}  {visible(name)}')
     said = write_parquet(folder, done)
     print(f'{len(done):,} pictures in {len(counts)} folders of {folder} ({how}), listed in manifest.csv; {said}')
 

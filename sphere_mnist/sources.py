@@ -6,9 +6,9 @@
 __all__ = ['FORMATS', 'SUFFIXES', 'LITTER', 'TEXTS', 'UNLABELLED', 'WRAPPERS', 'PART_OF', 'OPENERS', 'HANDLERS', 'used_bits',
            'on_ground', 'drafted', 'read_picture', 'Quiet', 'quietly', 'header_of', 'open_picture', 'check_size',
            'fit_to', 'common_size', 'picture_header', 'progress_bar', 'for_each', 'tell', 'common_bits',
-           'load_pictures', 'is_litter', 'files_in', 'pictures_in', 'named_rest', 'listed_labels', 'sub_folders',
-           'unwrapped', 'list_pictures', 'part_for', 'list_parts', 'load_folder', 'load_picture', 'in_colour', 'twice',
-           'load_exemplars']
+           'load_pictures', 'is_litter', 'files_in', 'pictures_in', 'is_text', 'named_rest', 'listed_labels',
+           'sub_folders', 'unwrapped', 'list_pictures', 'part_for', 'list_parts', 'load_folder', 'load_picture',
+           'in_colour', 'twice', 'load_exemplars']
 
 # %% ../nbs/51_sources.ipynb #a5000004
 import csv, os, sys, threading, warnings
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .backbones import featured
-from .data import HANDLERS, OPENERS, Images, InputError, class_order
+from .data import HANDLERS, OPENERS, Images, InputError, class_order, visible
 from .datasets import check_folder
 
 # %% ../nbs/51_sources.ipynb #a500001a
@@ -290,7 +290,16 @@ def pictures_in(place:Path, # folder
                 pattern:str='*', # '**/*' looks into its sub-folders too
                )->list[Path]: # in order
     "The picture files of a folder; hidden ones are not."
-    return files_in(place, pattern)[0]
+    found = files_in(place, pattern)[0]
+    odd = [path for path in found if not is_text(path)] # no table and no page could name them
+    if odd: raise InputError(f'{visible(str(odd[0]))} has a name that is not text in UTF-8{f", and {len(odd) - 1:,} more have" if odd[1:] else ""}: rename it')
+    return found
+
+def is_text(path:Path)->bool: # false for bytes of another encoding
+    "Whether a name can be written."
+    try: str(path).encode()
+    except UnicodeEncodeError: return False
+    return True
 
 def named_rest(rest:Counter # files passed over, by suffix
               )->str: # such as '12 .heic and 1 .psd'

@@ -158,3 +158,11 @@ def test_help_says_what_every_parameter_means(made):
     said = pydoc.render_doc(made, renderer=pydoc.plaintext)
     for name in made().get_params(): assert re.search(rf'(?m)^ \|  {name} : .*default .*\n \|      \S', said), name
     assert re.search(r'(?m)^ \|      X\n \|          images, a folder, or a table', said) and re.search(r'y( : default None)?\n \|          \(N,\) class of each row', said)
+
+
+@pytest.mark.parametrize('preset', MetricEmbedder.system_class.presets)
+def test_a_class_of_one_row_ends_no_loss(preset):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(25, 6)).astype(np.float32), np.array([*[0]*12, *[1]*12, 2])
+    fitted = MetricEmbedder(preset=preset, epochs=2, batch_size=12, random_state=0, device='cpu').fit(X, y)
+    assert np.isfinite(fitted.transform(X)).all() and 2 in fitted.classes_

@@ -521,3 +521,17 @@ def test_a_real_parquet_file(column, tmp_path):
     table.to_parquet(tmp_path/'a.parquet')
     found = load_images(tmp_path/'a.parquet')
     assert torch.equal(found.pixels[:, 0], torch.from_numpy(DRAW)) and (found.labels is None if column is None else found.labels.tolist() == [0, 1]*3)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='other systems make no such names')
+@pytest.mark.parametrize('odd', [b'a/\xff3.png', b'b\xfe/3.png', b'a/deep\xe9/3.png'])
+def test_names_in_another_encoding_are_told_first(odd, tmp_path, capsys):
+    for name in (b'a/1.png', b'a/2.png', odd):
+        path = os.fsencode(tmp_path) + b'/' + name
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Image.new('L', (8, 8), 9).save(os.fsdecode(path))
+    shown = visible(os.fsdecode(odd))
+    with pytest.raises(InputError, match=re.escape(f'{shown} has a name that is not text in UTF-8: rename it')): load_images(tmp_path)
+    for words in (['cluster', '--data', str(tmp_path), '--out', str(tmp_path/'run')], ['check', str(tmp_path), '--out', str(tmp_path/'audit.csv')]):
+        assert main(words) == 2 and shown in capsys.readouterr().err
+    assert not (tmp_path/'run').exists() and not (tmp_path/'audit.csv').exists()
