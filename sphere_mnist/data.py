@@ -43,7 +43,7 @@ def read_idx(path:str|os.PathLike, # IDX file of unsigned bytes, plain or .gz
     start = 4 + 4 * raw[3] if raw[:3] == b'\0\0\x08' and len(raw) > 3 else 0
     if not 4 < start <= len(raw): raise InputError(f'{path} is not an IDX file of bytes: {remedy}')
     shape = [int.from_bytes(raw[i:i+4], 'big') for i in range(4, start, 4)]
-    if 0 in shape: raise InputError(f'{path} holds nothing, its header states the shape {tuple(shape)}: {remedy}')
+    if 0 in shape and len(raw) == start: raise InputError(f'{path} holds nothing, its header states the shape {tuple(shape)}: {remedy}')
     if len(raw) != start + math.prod(shape):
         raise InputError(f'{path} is damaged: {len(raw):,} bytes where {start + math.prod(shape):,} belong: {remedy}')
     return torch.frombuffer(raw, dtype=torch.uint8, offset=start).view(shape)

@@ -1,5 +1,5 @@
 """Pictures, folders, files, arrays and labels as people have them: each is read with the right value, or refused in one sentence."""
-import gzip, io, os, subprocess, sys, threading, time, warnings, zipfile
+import gzip, io, os, re, subprocess, sys, threading, time, warnings, zipfile
 from pathlib import Path
 from unittest import mock
 import numpy as np
@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 from sphere_mnist import sources
-from sphere_mnist.data import InputError, as_labels, class_order, load_images
+from sphere_mnist.cli import main
+from sphere_mnist.data import InputError, as_labels, class_order, load_images, visible
 from sphere_mnist.estimator import SphericalClusterer, read_images, read_labels
 from sphere_mnist.files import unpack
 from sphere_mnist.sources import fit_to, load_pictures, read_picture
