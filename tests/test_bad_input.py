@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.exceptions import NotFittedError
-from sphere_mnist import cli, clustering, commands, datasets, sources
+from sphere_mnist import cli, clustering, commands, datasets, look_again, sources
 from sphere_mnist.data import Images, InputError, exemplar_indices, load_images
 from sphere_mnist.estimator import CLUSTERERS, MetricEmbedder, SphericalClusterer, read_labels
 from sphere_mnist.predict import predict_digits
@@ -66,7 +66,7 @@ def template(tmp_path_factory):
     here, before = tmp_path_factory.mktemp('template'), os.getcwd()
     os.chdir(here)
     patch = pytest.MonkeyPatch()
-    patch.setattr(clustering, 'run_figures', lambda *args, **kw: [])
+    for room in (clustering, look_again): patch.setattr(room, 'run_figures', lambda *args, **kw: [])
     try:
         for n in range(3):
             for k in 'ab':
@@ -138,7 +138,7 @@ def here(template, tmp_path, monkeypatch):
     os.mkfifo('pipe.npy'), os.mkfifo('pipe.png')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'cache'))
     monkeypatch.setenv('SPHERE_MNIST_DATA', str(tmp_path/'nowhere'))
-    monkeypatch.setattr(clustering, 'run_figures', lambda *args, **kw: [])
+    for room in (clustering, look_again): monkeypatch.setattr(room, 'run_figures', lambda *args, **kw: [])
     return tmp_path/'here'
 
 

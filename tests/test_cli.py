@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sphere_mnist import cli, clustering, data, datasets, report, runs, systems
+from sphere_mnist import cli, clustering, commands, data, datasets, look_again, report, runs, systems
 from sphere_mnist.training import NonFiniteLoss
 
 root = Path(__file__).parent.parent
@@ -16,7 +16,7 @@ def here(tmp_path, monkeypatch):
     "Each test in a folder of its own, without the seconds that figures take."
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'cache'))
-    monkeypatch.setattr(clustering, 'run_figures', lambda *args, **kw: [])
+    for room in (clustering, look_again): monkeypatch.setattr(room, 'run_figures', lambda *args, **kw: [])
     return tmp_path
 
 
@@ -458,7 +458,7 @@ def test_what_help_promises_can_be_said(capsys, monkeypatch):
         assert max(map(len, shown.splitlines())) <= 80 and '\x1b' not in shown
         for line in lines:
             assert line in shown
-            assert cli.parser().parse_args(re.search('sphere_mnist ([^>)]*)', line)[1].split()).command == name
+            assert commands.parser().parse_args(re.search('sphere_mnist ([^>)]*)', line)[1].split()).command == name
 
 
 @pytest.mark.parametrize('result', [
@@ -522,7 +522,7 @@ def test_info_says_where_the_data_are(monkeypatch, capsys, tmp_path):
 def scripts(tmp_path_factory):
     "The completion scripts of both shells, as files."
     folder = tmp_path_factory.mktemp('completion')
-    for shell in cli.SHELLS: (folder/shell).write_text(cli.completion_script(shell))
+    for shell in commands.SHELLS: (folder/shell).write_text(commands.completion_script(shell))
     return folder
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sphere_mnist import cli, clustering, sort as room
+from sphere_mnist import cli, clustering, look_again, sort as room
 from sphere_mnist.corrections import Correction, correct, known_again, prints
 from sphere_mnist.data import InputError, to_float
 from sphere_mnist.evaluation import assign_all
@@ -26,7 +26,7 @@ def finished(tmp_path_factory):
         (top/'pile').mkdir(exist_ok=True)
         Image.fromarray(picture).save(top/f'pile/{n:02}.png')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clustering, 'run_figures', lambda *a: [])
+        for part in (clustering, look_again): patch.setattr(part, 'run_figures', lambda *a: [])
         assert cli.main(['cluster', '--data', str(top/'pile'), '--preset', 'fast', '--clusters', '3', '--epochs', '6', '--width', '4', '--dim', '8', '--quiet', '--out', str(top/'run')]) == 0
     return top
 

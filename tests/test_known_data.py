@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sphere_mnist import checkpoints, cli, clustering
+from sphere_mnist import checkpoints, cli, clustering, look_again
 
 TINY = ['cluster', '--data', 'pics', '--preset', 'published', '--epochs', '2', '--batch-size', '8']
 
@@ -13,7 +13,7 @@ TINY = ['cluster', '--data', 'pics', '--preset', 'published', '--epochs', '2', '
 def here(tmp_path, monkeypatch):
     "A folder of two classes, and no figures."
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(clustering, 'run_figures', lambda *args, **kw: [])
+    for room in (clustering, look_again): monkeypatch.setattr(room, 'run_figures', lambda *args, **kw: [])
     for k, name in enumerate(['cat', 'dog']):
         for i in range(10): picture(f'pics/{name}/{i}.png', k, i)
     return tmp_path

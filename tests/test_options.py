@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 from PIL import Image
-from sphere_mnist import clustering
+from sphere_mnist import clustering, look_again
 from sphere_mnist.cli import main
 from sphere_mnist.runs import load_split
 from sphere_mnist.systems import run_settings
@@ -13,7 +13,7 @@ from sphere_mnist.systems import run_settings
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'cache'))
-    monkeypatch.setattr(clustering, 'run_figures', lambda *args, **kw: [])
+    for room in (clustering, look_again): monkeypatch.setattr(room, 'run_figures', lambda *args, **kw: [])
     return tmp_path
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sphere_mnist import SphericalClusterer, cli, clustering, data, report, share, systems
+from sphere_mnist import SphericalClusterer, cli, clustering, data, look_again, report, share, systems
 from sphere_mnist.predict import read_answers
 from sphere_mnist.published import default_preset, look_of
 from sphere_mnist.sources import load_exemplars
@@ -18,7 +18,7 @@ TINY = ['cluster', '--data', 'pics', '--preset', 'published', '--epochs', '0']
 def here(tmp_path, monkeypatch):
     "Three kinds of bars, and no figures."
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(clustering, 'run_figures', lambda *args, **kw: [])
+    for room in (clustering, look_again): monkeypatch.setattr(room, 'run_figures', lambda *args, **kw: [])
     for k in range(3):
         for i in range(6):
             array = np.random.default_rng(i).integers(0, 60, (12, 12), dtype=np.uint8)

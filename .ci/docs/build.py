@@ -48,7 +48,7 @@ def estimator(node):
         return [(a, values.get(a.arg), text.get((values.get(a.arg) or a).end_lineno, '')) for a in [*given.args, *given.kwonlyargs] if a.arg not in without]
     words = [word.value for word in ast.walk(said['shared']) if isinstance(word, ast.Constant)] if 'shared' in said else []
     shared = documented(*found('estimator', 'shared_parameters'), words)
-    own = documented(*constructor(*found('estimator', said['system_class'].id)), ('self', 'shape', 'n_clusters', 'classes', 'decoder')) # which the data or the terms decide
+    own = documented(*constructor(*found('estimator', said['system_class'].id)), ('self', 'shape', 'n_clusters', 'classes')) # which the data decide
     def typed(a, default, more=''): return a.arg + (f': {ast.unparse(a.annotation)}{more}' if a.annotation else '') + f' = {default}'
     first, *rest = [typed(a, ast.unparse(value)) for a, value, _ in shared] + [typed(a, 'None', ' | None') for a, _, _ in own]
     base = f'{{py:obj}}`{node.bases[0].id} <sphere_mnist.estimator.{node.bases[0].id}>`'
