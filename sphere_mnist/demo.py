@@ -598,7 +598,10 @@ async function sort(files) {
     map.src = own.href = `/pictures/${key}/map.html`; sorted.href = `/pictures/${key}/sorted.zip`; img.src = `/pictures/${key}/clusters.png`
   } catch (error) { if (run == mine) { leave(); status.textContent = error.message } }
 }
-for (const input of [zip, folder]) input.addEventListener('change', () => { const files = [...input.files]; input.value = ''; if (files.length) sort(files) })
+'''
+
+# %% ../nbs/63_demo.ipynb #63f0a002
+YOURS['js_on_load'] += '''for (const input of [zip, folder]) input.addEventListener('change', () => { const files = [...input.files]; input.value = ''; if (files.length) sort(files) })
 ask.addEventListener('dragover', e => e.preventDefault())
 async function within(entry) { // a file, or all files of a folder, which is read in parts
   if (entry.isFile) { const file = await new Promise((done, fail) => entry.file(done, fail)); file.place = entry.fullPath.slice(1); return [file] }

@@ -275,6 +275,7 @@ def answers(
         else: rows.append([picture, '', f'{1 - p.sum():.4f}', -1]) # a row of zeros is a stranger's
     return rows
 
+# %% ../nbs/54_runs.ipynb #54f0a002
 FORMULA = tuple("=+-@\t\r'") # what a cell begins with that is no plain text
 
 def safe(
