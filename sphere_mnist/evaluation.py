@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .centers import evaluating, in_one_point
 from .data import Images, InputError, to_float
 from .models import load_tensors, tensors
+from .sphere import project
 from .training import Callback, System, check_finite, counted, scheduled
 
 # %% ../nbs/07_evaluate.ipynb #ad8ab19a
@@ -302,10 +303,14 @@ def how_collapsed(
     system:System, # trained
     images:Images, # it was trained on
 )->dict: # `cluster_usage` and why; empty where it has not
-    "Whether at most half of the clusters are in use, or all moving centres are in one point, which no count of images shows."
-    found, centers = cluster_usage(assign_sample(system, images)[1]), moving(system)
+    "Whether at most half of the clusters are in use, or all moving centres are in one point and the codes with them, which no count of images shows."
+    (sample, p), centers = assign_sample(system, images), moving(system)
+    found = cluster_usage(p)
     half = 'at most half of the clusters are in use' if found and 2*found['clusters_used'] <= found['n_clusters'] else None
-    why = half or (in_one_point(centers) if centers is not None else None)
+    if half or centers is None: why = half
+    else:
+        with evaluating(system): codes = project(system.embed(to_float(images.pixels[sample.to(images.pixels.device)])))
+        why = in_one_point(centers, codes)
     return found | dict(why=why) if why else {}
 
 # %% ../nbs/07_evaluate.ipynb #baf3d30b
