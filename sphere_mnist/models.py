@@ -15,6 +15,7 @@ __all__ = ['ENCODERS', 'DECODERS', 'WEIGHTS', 'TEXT', 'SETTING_KINDS', 'PARTS', 
 import copy, hashlib, inspect, json, math, os, stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
@@ -115,11 +116,12 @@ class FlattenPixels(nn.Module):
 
 # %% ../nbs/03_models.ipynb #de3876fd
 class SmallEncoder(Network):
-    "Normalised pixels, three convolutions that each halve the map, and a linear layer; an MLP for features."
+    "Normalised pixels, three convolutions that each halve the map, more that leave it as it is, and a linear layer; an MLP for features."
     def __init__(self,
         shape:tuple, # (C, H, W) with sides of 8 to 96, or (D,) of features
         dim:int, # dimensions of a code
         width:int=16, # channels of the first map; the others have 2 and 4 times as many
+        depth:int=0, # further convolutions of the last map
     ):
         check_shape(shape)
         if len(shape) == 1: return super().__init__(*MLPEncoder(shape, dim, hidden=(16*width, 16*width)))
@@ -129,6 +131,7 @@ class SmallEncoder(Network):
             nn.BatchNorm2d(c, affine=False), nn.Conv2d(c, width, 5, stride=2, padding=2), nn.ReLU(inplace=True),
             *conv_block(width, 2*width, stride=2),
             *conv_block(2*width, 4*width, stride=2),
+            *chain.from_iterable(conv_block(4*width, 4*width) for _ in range(depth)),
             FlattenPixels(), nn.Linear(4*width*rows*columns, dim))
         self.to(memory_format=torch.channels_last)
 

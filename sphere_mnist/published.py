@@ -20,7 +20,7 @@ from .centers import collapse_warning, moving_centers, separation
 from .data import Images, InputError, choose, to_float
 from .evaluation import name_clusters
 from .losses import cluster_loss, feature_loss, reconstruction_loss
-from .models import autocast, check_settings, make_decoder, make_encoder
+from .models import Count, autocast, check_settings, make_decoder, make_encoder
 from .sphere import project
 from .training import Stage, System, counted
 
@@ -85,6 +85,7 @@ class SphereNetworks(NamedSystem):
         dim:int=5, # of the space around the sphere
         encoder:str='small', # of images, with its decoder: small, resnet18 (published) or mlp
         width:int=8, # channels of the small encoder's first map
+        depth:Count=0, # further convolutions of the small encoder's last map
         warp:str='published', # a name in `WARPS`
         kappa:float=15., # concentration: how fast a probability falls with the distance from its centre
         decoder:bool=False, # make a decoder; `preset_stages` does where a term needs one
@@ -93,7 +94,7 @@ class SphereNetworks(NamedSystem):
         super().__init__(shape, n_clusters, classes)
         make_warp(warp) # an unknown name is an error here and not in the first step
         self.warp, self.kappa = warp, kappa
-        self.encoder = make_encoder(encoder, self.shape, dim, width=width)
+        self.encoder = make_encoder(encoder, self.shape, dim, width=width, depth=depth)
         self.decoder = make_decoder(encoder, self.shape, dim, width=width) if decoder else None
         self.register_buffer('prototypes', self.exemplars.clone()) # the images that set the centres
         self.register_buffer('groups', self.labels.clone()) # the cluster of each

@@ -14,6 +14,7 @@ from torch import Tensor
 from .centers import group_centers
 from .data import to_float
 from .discover import DiscoveringSystem, balance_loss, consistency_loss, discover_images, sharpness_loss
+from .models import Count
 from .neighbours import contrast_loss, most_central
 from .priors import class_shares, prior_cut, wanted_shares
 from .published import SphereModel, Views, published_preset
@@ -31,6 +32,7 @@ class DiscoveringSphere(SphereModel, DiscoveringSystem):
         dim:int=64, # of the space around the sphere
         encoder:str='small', # of images, with its decoder: small, resnet18 (published) or mlp
         width:int=16, # channels of the small encoder's first map
+        depth:Count=0, # further convolutions of the small encoder's last map
         warp:str='handwriting', # a name in `WARPS`
         together:bool=True, # one forward for two warped views and the prototypes; False: three, as published
         kappa:float=15., # concentration: how fast a probability falls with the distance from its centre
@@ -42,7 +44,7 @@ class DiscoveringSphere(SphereModel, DiscoveringSystem):
         partners:bool=False, # the second view is of another image of the same discovered cluster
         classes:tuple=(), # names of the exemplars' classes
     ):
-        super().__init__(shape, n_clusters, dim, encoder, width, warp, kappa, decoder, classes)
+        super().__init__(shape, n_clusters, dim, encoder, width, depth, warp, kappa, decoder, classes)
         self.together, self.pixel_graph, self.anchored, self.partners, self.backbone = together, pixel_graph, anchored, partners, backbone
         self.shares = class_shares(prior, n_clusters)
 
@@ -136,8 +138,8 @@ CLUSTER_STAGE = dict(weights=dict(prototype=1, balance=1, sharpness=.3, consiste
 AUTOENCODER_STAGE = dict(CONTRAST_STAGE, weights=dict(feature=1, reconstruction=1))
 PARTNER_STAGE = dict(CLUSTER_STAGE, weights=dict(feature=10, reconstruction=1, cluster=10), settings=dict(warp='handwriting_wide', partners=True))
 PRESETS = dict(
-    fast=dict(system={}, stages=[dict(CONTRAST_STAGE, epochs=2), dict(CLUSTER_STAGE, epochs=1), dict(CLUSTER_STAGE, epochs=2)]),
-    quick=dict(system={}, stages=[dict(CONTRAST_STAGE, epochs=1, steps=200), dict(CLUSTER_STAGE, epochs=1)]),
+    fast=dict(system=dict(depth=1), stages=[dict(CONTRAST_STAGE, epochs=2), *[dict(CLUSTER_STAGE, epochs=1, steps=64)]*3]),
+    quick=dict(system=dict(depth=1), stages=[dict(CONTRAST_STAGE, epochs=1, steps=200), dict(CLUSTER_STAGE, epochs=1)]),
     fashion=dict(suits='photographs', system=dict(warp='clothes', pixel_graph=False, anchored=True), stages=[
         dict(CONTRAST_STAGE, epochs=2), *[dict(CLUSTER_STAGE, epochs=epochs, settings=dict(warp='clothes')) for epochs in (1, 2)]]),
     three=dict(system={}, stages=[dict(AUTOENCODER_STAGE, epochs=2), *[dict(PARTNER_STAGE, epochs=epochs) for epochs in (1, 2)]]),
