@@ -42,7 +42,7 @@ if __name__ == '__main__':
         for name in ('as they are', 'mixed'):
             copies(Path(sys.argv[1]), Path(top)/name, name == 'mixed')
             for seed in range(3):
-                run = Path(top)/f'{name} {seed}'
+                row = Path(top)/f'{name} {seed}.jsonl'
                 subprocess.run([sys.executable, '-m', 'sphere_mnist', 'cluster', '--data', str(Path(top)/name), '--backbone', 'small', '--clusters', '10',
-                                '--draw', 'none', '--seed', str(seed), '--out', str(run), '--ledger', str(run/'row.jsonl'), '--quiet'], check=True)
-                append_row(root/'nbs/results/mixed_sizes.jsonl', dict(pictures=name) | json.loads((run/'row.jsonl').read_text()))
+                                '--draw', 'none', '--seed', str(seed), '--out', str(row.with_suffix('')), '--ledger', str(row), '--quiet'], check=True)
+                append_row(root/'nbs/results/mixed_sizes.jsonl', dict(pictures=name) | json.loads(row.read_text()))

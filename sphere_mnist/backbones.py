@@ -63,8 +63,7 @@ def scaled_size(
 )->tuple[int, int]: # height and width before the middle is cut out
     "The size that a picture is scaled to."
     if how.squash: return how.size, how.size
-    scale = how.side/min(h, w)
-    return (how.side, int(scale*w)) if h <= w else (int(scale*h), how.side)
+    return (how.side, int(how.side*w/h)) if h <= w else (int(how.side*h/w), how.side) # torchvision's order: the product comes first
 
 # %% ../nbs/33_backbones.ipynb #cad73c2a
 def scaled(
