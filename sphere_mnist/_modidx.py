@@ -98,6 +98,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                         'sphere_mnist.backbones.make_features': ( 'backbones.html#make_features',
                                                                                   'sphere_mnist/backbones.py'),
                                         'sphere_mnist.backbones.merged': ('backbones.html#merged', 'sphere_mnist/backbones.py'),
+                                        'sphere_mnist.backbones.middle': ('backbones.html#middle', 'sphere_mnist/backbones.py'),
                                         'sphere_mnist.backbones.named_network': ( 'backbones.html#named_network',
                                                                                   'sphere_mnist/backbones.py'),
                                         'sphere_mnist.backbones.nearest_name': ('backbones.html#nearest_name', 'sphere_mnist/backbones.py'),

@@ -53,6 +53,12 @@ def test_the_loop_closes(photos, tmp_path, capsys):
     assert re.fullmatch(r'small@[0-9a-f]{12}', config['backbone']) and system.backbone == config['backbone']
 
 
+def test_squares_stay_square(tmp_path):
+    "160/77*77 is 159.99999999999997, and a picture of 159 columns does not fit into a batch."
+    for side in (77, 154, 64): PIL.Image.fromarray(np.full((side, side, 3), side, np.uint8)).save(tmp_path/f'{side}.png')
+    assert featured(load_images(tmp_path), 'small').pixels.shape == (3, 1280)
+
+
 def test_an_estimator_keeps_its_backbone(photos, tmp_path):
     made = SphericalClusterer(**SMALL).fit(photos)
     assert len({*made.labels_[::2]}) == len({*made.labels_[1::2]}) == 1
