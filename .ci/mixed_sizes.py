@@ -17,7 +17,7 @@ def changed(picture, how, rng):
     exif = Image.Exif()
     if how == 0:
         side = rng.randint(48, 256)
-        return picture.resize((side, side*rng.choice((3, 4, 5))//4), Image.Resampling.BICUBIC), exif
+        return picture.resize((side, side*picture.height//picture.width), Image.Resampling.BICUBIC), exif
     if how == 1:
         width, height = picture.size
         left, top = rng.randint(0, width//6), rng.randint(0, height//6)
