@@ -35,6 +35,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                     'sphere_mnist.audit.refuse_unreadable': ('audit.html#refuse_unreadable', 'sphere_mnist/audit.py'),
                                     'sphere_mnist.audit.same_bytes': ('audit.html#same_bytes', 'sphere_mnist/audit.py'),
                                     'sphere_mnist.audit.sharpness': ('audit.html#sharpness', 'sphere_mnist/audit.py'),
+                                    'sphere_mnist.audit.small': ('audit.html#small', 'sphere_mnist/audit.py'),
                                     'sphere_mnist.audit.straddling': ('audit.html#straddling', 'sphere_mnist/audit.py'),
                                     'sphere_mnist.audit.write_audit': ('audit.html#write_audit', 'sphere_mnist/audit.py')},
             'sphere_mnist.augment': { 'sphere_mnist.augment.Warp': ('augment.html#warp', 'sphere_mnist/augment.py'),

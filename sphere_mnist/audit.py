@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROBLEMS', 'sharpness', 'Look', 'look_at', 'same_bytes', 'near_copies', 'near_codes', 'oddities', 'audit', 'parts_of',
-           'audit_folder', 'straddling', 'in_lines', 'write_audit', 'flags_of', 'audit_figure', 'refuse_unreadable',
-           'audited', 'check', 'keep_audit', 'flags_in', 'add_codes', 'is_folder']
+           'audit_folder', 'straddling', 'in_lines', 'write_audit', 'flags_of', 'small', 'audit_figure',
+           'refuse_unreadable', 'audited', 'check', 'keep_audit', 'flags_in', 'add_codes', 'is_folder']
 
 # %% ../nbs/60_audit.ipynb #3984f59e
 import csv, hashlib, os, re, warnings
@@ -200,6 +200,13 @@ def flags_of(
     return {row[0]: row[1] for row in rows[::-1]}
 
 # %% ../nbs/60_audit.ipynb #1c6a94b8
+def small(
+    path:Path,
+)->torch.Tensor|None: # uint8 (1, 3, 64, 64); None for a file that has gone, or got other bytes, since it was looked at
+    "A picture for a strip of examples."
+    try: return fit_to(read_picture(path, 3, size=(64, 64))[None], (64, 64))
+    except InputError: return None
+
 def audit_figure(
     rows:list[list], # of `audit`
     folder:Path, # that the pictures are in
@@ -214,7 +221,7 @@ def audit_figure(
     if not strips: return
     figure = _figure(6.6, .5 + .8*len(strips), f'{len({row[0] for row in rows})} files are worth a look')
     for ax, (problem, some) in zip(np.atleast_1d(figure.subplots(len(strips), 1)), strips.items()):
-        tiles = torch.cat([fit_to(read_picture(folder/row[0], 3, size=(64, 64))[None], (64, 64)) for row in some])
+        tiles = torch.cat([*filter(torch.is_tensor, (small(folder/row[0]) for row in some)), torch.empty(0, 3, 64, 64, dtype=torch.uint8)])
         blank = torch.full((n - len(tiles), 3, 64, 64), 255, dtype=torch.uint8)
         ax.imshow(montage(torch.cat([tiles, blank]), n))
         ax.set(xticks=[], yticks=[])

@@ -69,7 +69,6 @@ def read_picture(path:str|os.PathLike, # picture file
     from PIL import Image, ImageOps
     with quietly(), open_picture(path) as picture:
         picture = ImageOps.exif_transpose(drafted(picture, size))
-        if picture.mode == 'F': raise ValueError('its pixels are floats')
         if picture.mode.startswith('I'):
             deep = np.asarray(picture).astype(np.int64)
             top = 2**max(bits or 8, used_bits([deep])) - 1
@@ -128,6 +127,7 @@ def open_picture(path:str|os.PathLike # picture file
             jpeg = isinstance(picture, JpegImageFile)
             if pixels > (4 * limit if jpeg and not picture.info.get('progressive') else limit):
                 raise ValueError(f'its {pixels:,} pixels are more than {limit:,}, so that it could be a decompression bomb')
+            if picture.mode == 'F': raise ValueError('its pixels are floats')
             yield picture
     except UnidentifiedImageError as e:
         raise InputError(f'{path} cannot be read as a picture (it is none of {", ".join(FORMATS)}): convert, replace or remove it') from e

@@ -80,3 +80,15 @@ def test_copies_do_not_straddle_train_and_test(how, folder, tmp_path, capsys):
     said = capsys.readouterr()
     assert '4 pictures look like pictures in another part (test/12.png)' in said.out and '4 of 12 images to score are copies or near copies of images to train on' in said.err
     assert [r['picture'] for r in rows(tmp_path/'run/clusters.csv')] == [f'test/{i}.png' for i in range(16, 24)]
+
+
+def test_pictures_of_floats_are_left_out(folder, tmp_path, capsys):
+    "Nobody knows what is white in them. The audit and the loader have to agree, or the figure of the audit stops the run."
+    top = tmp_path/'pictures'
+    top.mkdir()
+    for i in range(8): (top/f'{i}.png').write_bytes((folder/f'{i:02d}.png').read_bytes())
+    Image.fromarray(np.random.default_rng(0).random((16, 16)).astype(np.float32)).save(top/'f.tif')
+    Image.new('L', (16, 16), 90).save(top/'blank.png')
+    assert main(['cluster', '--data', str(top), '--preset', 'published', '--epochs', '1', '--clusters', '2', '--quiet', '--out', str(tmp_path/'run')]) == 0
+    assert {(r['picture'], r['problem']) for r in rows(tmp_path/'run'/'audit.csv')} == {('f.tif', 'unreadable'), ('blank.png', 'blank')}
+    assert len(rows(tmp_path/'run'/'clusters.csv')) == 9
