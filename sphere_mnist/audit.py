@@ -88,7 +88,7 @@ def near_copies(
 # %% ../nbs/60_audit.ipynb #d5f51a09
 def near_codes(
     codes:torch.Tensor, # (N, D), of which the length does not count
-    share:float=1/3, # of the median angle to the nearest
+    share:float=2/5, # of the median angle to the nearest
 )->dict[int, int]: # position -> an earlier one
     "Pictures that a trained network takes for one another."
     if len(codes) < 3: return {}
