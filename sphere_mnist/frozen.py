@@ -156,4 +156,4 @@ def losses(self:Spherical, views, batch, before=Spherical.losses):
 # %% ../nbs/34_frozen.ipynb #5dfb879b
 FROZEN_STAGE = dict(CLUSTER_STAGE, weights=CLUSTER_STAGE['weights'] | dict(pmi=1), prepare='lay_out', settings={})
 Spherical.needs = Spherical.needs | dict(discovered=(*Spherical.needs['discovered'], 'lay_out'))
-Spherical.presets = dict(**AGREEING, frozen=dict(suits='backbone', system=dict(pixel_graph=False), stages=[dict(FROZEN_STAGE, epochs=4)]))
+Spherical.presets = dict(**AGREEING, frozen=dict(suits=('backbone',), system=dict(pixel_graph=False), stages=[dict(FROZEN_STAGE, epochs=4)]))

@@ -196,10 +196,10 @@ MIXTURE = dict(contrast=1, balance=2, pimax=.1, sharpness=0, pull=.1, push=.05)
 DISCOVERED_STAGE = dict(CPU_RUN, weights=dict(MIXTURE, discovered=3), prepare='discover', lr=[4e-3, 0, 'linear'])
 MixEm.presets = dict(
     mnist=dict(system=dict(augment='handwriting', temperature=.2), stages=[dict(CPU_RUN, epochs=2), dict(DISCOVERED_STAGE, epochs=3)]),
-    fashion=dict(suits='photographs', system=dict(augment='gentle', temperature=.2), stages=[dict(CPU_RUN, epochs=4), dict(DISCOVERED_STAGE, epochs=3)]),
+    fashion=dict(suits=('photographs',), system=dict(augment='gentle', temperature=.2), stages=[dict(CPU_RUN, epochs=4), dict(DISCOVERED_STAGE, epochs=3)]),
     **{'cifar10-small': dict(system=dict(encoder='resnet_small', width=32, temperature=.2), stages=[
         dict(CPU_RUN, epochs=30, lr=[3e-3, 0, 'cosine']), dict(DISCOVERED_STAGE, epochs=3, lr=[1e-3, 0, 'linear'])])},
-    features=dict(system=dict(encoder='none', temperature=.2), stages=[dict(DISCOVERED_STAGE, epochs=5)]),
+    features=dict(suits=('backbone', 'features'), system=dict(encoder='none', temperature=.2), stages=[dict(DISCOVERED_STAGE, epochs=5)]),
     **{name: dict(system=dict(encoder='resnet18', hidden=512, projection=32, dummies=True),
                   stages=[dict(PHOTO_RUN, weights=dict(MIXTURE, decay=1e-5))]) for name in ('stl10', 'cifar10', 'cifar100-20')})
 

@@ -223,7 +223,7 @@ def default_preset(
 )->tuple[str, str]: # name, why
     "The preset that suits the data: the first that says so, else the first of all."
     look, why = look_of(images)
-    return next((name for name, p in system.presets.items() if p.get('suits') == look), next(iter(system.presets))), why
+    return next((name for name, p in system.presets.items() if look in p.get('suits', ())), next(iter(system.presets))), why
 
 # %% ../nbs/10_published.ipynb #8b914ab2
 def check_stages(

@@ -208,7 +208,7 @@ CPU_RUN = dict(weights=dict(contrast=1), steps=470, lr=[5e-3, 0, 'linear'], batc
 KMEANS = dict(weights=dict(contrast=1), epochs=0, batch_size=256, prepare='group')
 SimCLR.presets = dict(
     mnist=dict(system=dict(augment='handwriting', temperature=.2), stages=[dict(CPU_RUN, epochs=2), KMEANS]),
-    fashion=dict(suits='photographs', system=dict(augment='gentle', temperature=.2), stages=[dict(CPU_RUN, epochs=4), KMEANS]),
+    fashion=dict(suits=('photographs',), system=dict(augment='gentle', temperature=.2), stages=[dict(CPU_RUN, epochs=4), KMEANS]),
     **{'cifar10-small': dict(system=dict(encoder='resnet_small', width=32, temperature=.2),
                              stages=[dict(CPU_RUN, epochs=30, lr=[3e-3, 0, 'cosine']), KMEANS])},
     **{name: dict(system=dict(encoder='resnet18', hidden=512, projection=32), stages=[PHOTO_RUN, KMEANS])

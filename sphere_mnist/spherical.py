@@ -140,7 +140,7 @@ PARTNER_STAGE = dict(CLUSTER_STAGE, weights=dict(feature=10, reconstruction=1, c
 PRESETS = dict(
     fast=dict(system=dict(depth=1), stages=[dict(CONTRAST_STAGE, epochs=2), *[dict(CLUSTER_STAGE, epochs=1, steps=64)]*3]),
     quick=dict(system={}, stages=[dict(CONTRAST_STAGE, epochs=1, steps=200), dict(CLUSTER_STAGE, epochs=1)]),
-    fashion=dict(suits='photographs', system=dict(warp='clothes', pixel_graph=False, anchored=True), stages=[
+    fashion=dict(suits=('photographs',), system=dict(warp='clothes', pixel_graph=False, anchored=True), stages=[
         dict(CONTRAST_STAGE, epochs=2), *[dict(CLUSTER_STAGE, epochs=epochs, settings=dict(warp='clothes')) for epochs in (1, 2)]]),
     three=dict(system={}, stages=[dict(AUTOENCODER_STAGE, epochs=2), *[dict(PARTNER_STAGE, epochs=epochs) for epochs in (1, 2)]]),
     published=published_preset(feature=.01, reconstruction=1, cluster=.01, together=False),
